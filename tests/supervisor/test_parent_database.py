@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, MetaData, func, insert, make_url, select, text
-from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy import Engine, MetaData, create_engine, func, insert, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, registry
 
@@ -50,9 +49,11 @@ def test_a_parent_sends_the_statements_that_its_child_would(models: object, name
     of_child: Queries = Queries(models, names.found_in)  # type: ignore[arg-type]
     parent = Database(Address(names, {}, {}), patience=1.0)
 
+    dialect = create_engine("postgresql+psycopg://").dialect
+
     def sent_by(queries: Queries) -> dict[str, object]:
         statements: dict[str, Statement] = {name: getattr(queries, name) for name in SENT}
-        return {name: str(statement.sql().compile(dialect=psycopg.dialect())) for name, statement in statements.items()}
+        return {name: str(statement.sql().compile(dialect=dialect)) for name, statement in statements.items()}
 
     assert sent_by(parent.queries) == sent_by(of_child)
     assert parent.channel == models.channel  # type: ignore[attr-defined]
