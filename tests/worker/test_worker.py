@@ -149,8 +149,8 @@ def test_a_job_of_a_transaction_that_commits_late_is_found_at_full_load(session:
 
 
 @pytest.mark.slow
-def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(session: Session, engine: Engine) -> None:
-    """Nor do those whose rows somebody holds keep the others back, were they more than go into a batch."""
+def test_under_load_no_end_is_lost(session: Session, engine: Engine) -> None:
+    """Ends whose rows somebody holds do not keep the others back, were they more than go into a batch."""
     shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(4000)))
     session.execute(
         text(
@@ -164,8 +164,8 @@ def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(se
     running = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True).limit(1200)
     with Session(engine) as holder, Session(engine) as user, jobs.worker(lease=180.0):  # and so patient for 60 seconds
         holder.execute(select(func.pg_advisory_lock(42)))
-        # two batches of ends, and perhaps the look for jobs to rescue, which inserts runs too
-        wait_until(lambda: (holder.scalar(held_up) or 0) >= 2 and states(session) == {"running": 4000}, timeout=50)
+        # a batch of ends, or the look for jobs to rescue, which inserts runs too
+        wait_until(lambda: (holder.scalar(held_up) or 0) >= 1 and states(session) == {"running": 4000}, timeout=50)
         assert len(user.scalars(running).all()) == 1200
         holder.execute(select(func.pg_advisory_unlock(42)))
         wait_until(lambda: states(session) == {"succeeded": 2800, "running": 1200})
