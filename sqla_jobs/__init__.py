@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from sqla_jobs.rules.limits import ConcurrencyLimit, RateLimit
     from sqla_jobs.rules.outcomes import Cancel, Retry, RunOutcome, Snooze
     from sqla_jobs.rules.unique import Unique
-    from sqla_jobs.tasks.context import RunContext
     from sqla_jobs.tasks.declaration import TaskOptions
     from sqla_jobs.tasks.enqueue import EnqueueOptions
     from sqla_jobs.tasks.hooks import RunEvent
+    from sqla_jobs.tasks.run_context import RunContext
     from sqla_jobs.tasks.task import Enqueue, Enqueuer, Task, TaskDecorator
 
 __all__ = [
@@ -82,7 +82,7 @@ _MODULES = {
     "Retry": "rules.outcomes",
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",
-    "RunContext": "tasks.context",
+    "RunContext": "tasks.run_context",
     "TaskOptions": "tasks.declaration",
     "EnqueueOptions": "tasks.enqueue",
     "Enqueue": "tasks.task",

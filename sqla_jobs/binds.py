@@ -15,7 +15,7 @@ from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_bi
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.run_context import RunContext
 
 
 class Resolver(Protocol):

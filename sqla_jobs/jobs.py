@@ -38,8 +38,8 @@ from sqla_jobs.models.columns import (
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
-from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.value_checks import check_text
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.encryption import EncryptionKeys, KeyRing

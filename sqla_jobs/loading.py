@@ -15,7 +15,7 @@ from sqla_jobs.database.engines import address_by_psycopg
 from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.checks import INI
+from sqla_jobs.rules.value_checks import INI
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
 

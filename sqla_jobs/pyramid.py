@@ -28,7 +28,7 @@ from sqla_jobs.database.refusals import cause_of, chain_of
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.run_context import RunContext
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, event
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import Change, short_waits
+from sqla_jobs.actions.bulk_change import Change, short_waits
 from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin

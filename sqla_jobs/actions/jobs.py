@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, States, id_of
+from sqla_jobs.actions.bulk_change import BUSY, Change, Chosen, Conditions, States, id_of
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import BLOCKED
@@ -28,9 +28,9 @@ from sqla_jobs.queries.erasing import has_arguments
 from sqla_jobs.queries.expressions import is_of_job, seconds
 from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.limits import keeps_others_waiting
-from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import Rule
+from sqla_jobs.rules.value_checks import check_moment, check_seconds
 from sqla_jobs.tasks.enqueue import check_common
 
 log: logging.Logger = logging.getLogger("sqla_jobs")

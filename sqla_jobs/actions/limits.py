@@ -16,8 +16,8 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limits import NUMBERS, set_by_operators
-from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds, check_text
 from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name, titled
+from sqla_jobs.rules.value_checks import DAY, check_integer, check_queue, check_seconds, check_text
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import Tasks
 

@@ -13,7 +13,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.queries.restrictions import is_paused
-from sqla_jobs.rules.checks import INSTANT, check_moment, check_seconds, check_text
+from sqla_jobs.rules.value_checks import INSTANT, check_moment, check_seconds, check_text
 from sqla_jobs.tasks.enqueue import check_common
 
 _REASON = 1_000

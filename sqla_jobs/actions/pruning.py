@@ -21,8 +21,8 @@ from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import Place, Removal
 from sqla_jobs.queries.graphs import Graphs, find_empty_batches, is_alone, remove_batches
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
+from sqla_jobs.rules.value_checks import check_seconds
 
 BATCH = 1000
 LOOKED_AT = 10_000

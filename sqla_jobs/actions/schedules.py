@@ -17,8 +17,8 @@ from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import JobMixin, ScheduleMixin
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.rules.checks import check_json, check_name, check_text
 from sqla_jobs.rules.limits import ordered_gate
+from sqla_jobs.rules.value_checks import check_json, check_name, check_text
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import jitter_of, one_of

@@ -15,8 +15,8 @@ from sqlalchemy.orm import aliased
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.json_search import holds
-from sqla_jobs.rules.checks import check_id, check_json, check_text
 from sqla_jobs.rules.redaction import HIDDEN
+from sqla_jobs.rules.value_checks import check_id, check_json, check_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

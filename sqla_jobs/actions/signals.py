@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import id_of, short_waits
+from sqla_jobs.actions.bulk_change import id_of, short_waits
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.sharding import known_row
 from sqla_jobs.errors import ArgumentsError, UnknownJob
@@ -15,7 +15,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries import signals as queries
 from sqla_jobs.queries.change_jobs import hold
-from sqla_jobs.rules.checks import check_name
+from sqla_jobs.rules.value_checks import check_name
 from sqla_jobs.tasks.values import encode_payload
 
 

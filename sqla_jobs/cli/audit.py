@@ -15,7 +15,7 @@ from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.checks import MAX_ID, check_text
+from sqla_jobs.rules.value_checks import MAX_ID, check_text
 
 
 @click.command(cls=ApplicationCommand)

@@ -13,8 +13,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import select
 
-from sqla_jobs.actions.change import Change, counted
-from sqla_jobs.actions.change import Progress as Done
+from sqla_jobs.actions.bulk_change import Change, counted
+from sqla_jobs.actions.bulk_change import Progress as Done
 from sqla_jobs.actions.jobs import Reschedule
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing

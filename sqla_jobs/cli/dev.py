@@ -25,8 +25,8 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.supervisor.options import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
-from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
 
 _FOLDER = Path(".sqla-jobs")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sqla_jobs.errors import ArgumentsError
-from sqla_jobs.rules.checks import read_moment
+from sqla_jobs.rules.value_checks import read_moment
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -23,7 +23,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import IfFailed
 from sqla_jobs.monitoring.steps import kept
-from sqla_jobs.rules.checks import check_seconds, check_text
+from sqla_jobs.rules.value_checks import check_seconds, check_text
 from sqla_jobs.rules.wording import duration
 
 _Options = list[Callable[[Any], Any]]

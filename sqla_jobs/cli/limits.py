@@ -21,7 +21,7 @@ from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 from sqla_jobs.rules.wording import NOTHING
-from sqla_jobs.runtime.figures import LimitStatus
+from sqla_jobs.runtime.metrics import LimitStatus
 
 
 @click.command(cls=ApplicationCommand)

@@ -16,7 +16,7 @@ import click
 
 from sqla_jobs.database.shard_name import SHARD_NAME, Where
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
-from sqla_jobs.rules.checks import INI
+from sqla_jobs.rules.value_checks import INI
 
 HOST = "sqla_jobs.application"
 """The key in `Context.meta` under which a host program, such as `flask`, stores MODULE:ATTR."""

@@ -30,9 +30,9 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring import search
-from sqla_jobs.monitoring.shown import Shown, ShownJob, ShownRun, read_job, read_jobs, read_runs
 from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
-from sqla_jobs.rules.checks import check_text
+from sqla_jobs.monitoring.without_secrets import Shown, ShownJob, ShownRun, read_job, read_jobs, read_runs
+from sqla_jobs.rules.value_checks import check_text
 from sqla_jobs.rules.wording import NOTHING, duration
 
 

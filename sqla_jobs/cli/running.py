@@ -27,8 +27,8 @@ from sqla_jobs.prometheus.source import DIRECTORY, check_installed
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import DEFAULTS, LeaseSettings, Settings, WorkerOptions
+from sqla_jobs.supervisor.options import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
-from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")

@@ -15,9 +15,9 @@ from sqla_jobs.clock import sync_schedules
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
-from sqla_jobs.monitoring.shown import ShownSchedule, read_schedules
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
-from sqla_jobs.rules.checks import check_text
+from sqla_jobs.monitoring.without_secrets import ShownSchedule, read_schedules
+from sqla_jobs.rules.value_checks import check_text
 from sqla_jobs.rules.wording import duration, they_are
 from sqla_jobs.tasks.schedule import declared
 

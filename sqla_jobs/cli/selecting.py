@@ -18,7 +18,7 @@ from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.queues import read_work
-from sqla_jobs.rules.checks import MAX_ID
+from sqla_jobs.rules.value_checks import MAX_ID
 from sqla_jobs.rules.wording import did_you_mean
 
 JOB_ID = click.IntRange(0, MAX_ID)

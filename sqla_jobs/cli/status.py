@@ -15,7 +15,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.status import Status, read_status
 from sqla_jobs.rules.wording import NOTHING, duration, offset, percent
-from sqla_jobs.runtime.figures import QueueStatus
+from sqla_jobs.runtime.metrics import QueueStatus
 from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
 _AGAIN = 2.0

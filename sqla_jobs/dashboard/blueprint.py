@@ -28,7 +28,7 @@ from sqla_jobs.dashboard.views import (
 from sqla_jobs.database.explain import explain
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.checks import MAX_ID
+from sqla_jobs.rules.value_checks import MAX_ID
 
 View = Callable[..., Any]
 _STATIC = "/sqla_jobs_static"

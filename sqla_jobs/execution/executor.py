@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from sqla_jobs.database.binding import Context
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.plan import Plan, Surroundings, context_of
 from sqla_jobs.execution.run_lines import log, log_end
@@ -20,10 +20,10 @@ from sqla_jobs.execution.surroundings import begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import EXPIRED, Failure, Outcome
-from sqla_jobs.tasks.context import Upstream
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, is_asynchronous, surroundings
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
+from sqla_jobs.tasks.run_context import Upstream
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqla_jobs.database.shard_name import SHARD
 from sqla_jobs.errors import ArgumentsError, EntityGone, RowHeld, Undecryptable, UnstorableResult
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, GivenUp, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, log_after_commit
 from sqla_jobs.execution.transactions import RaisedAfterCommit, Transactions
@@ -32,9 +32,9 @@ from sqla_jobs.rules.outcomes import (
 )
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
+from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.signature import Signature
 from sqla_jobs.tasks.steps import Misuse, Steps
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import greenlet_spawn
 
 from sqla_jobs.errors import ArgumentsError, LeaseLost, RowHeld
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import GivenUp, LeaseGone
 from sqla_jobs.execution.surroundings import log_after_commit
 from sqla_jobs.execution.transactions import Transactions

@@ -26,7 +26,7 @@ from sqla_jobs.errors import (
     SignalTimeout,
     UnstorableResult,
 )
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import GivenUp
 from sqla_jobs.execution.step_store import (
     Connections,
@@ -41,7 +41,7 @@ from sqla_jobs.execution.transactions import Transactions
 from sqla_jobs.models.types import StepKind
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.steps import StoredStep
-from sqla_jobs.rules.checks import check_name, check_seconds
+from sqla_jobs.rules.value_checks import check_name, check_seconds
 from sqla_jobs.tasks.encryption import EncryptingValueCodec
 from sqla_jobs.tasks.signature import Signature
 from sqla_jobs.tasks.steps import Misuse

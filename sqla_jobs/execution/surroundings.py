@@ -15,10 +15,10 @@ from contextlib import (
 from types import TracebackType
 from typing import Any
 
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import Middleware, awaited_manager, is_asynchronous, surroundings
+from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.tracing import Tracing
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")

@@ -17,7 +17,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.run_context import RunContext
 
 __all__ = ["FlaskJobs", "cli", "loaded"]
 

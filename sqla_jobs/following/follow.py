@@ -21,8 +21,8 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.rules.checks import check_id, check_seconds
 from sqla_jobs.rules.redaction import NOTHING
+from sqla_jobs.rules.value_checks import check_id, check_seconds
 from sqla_jobs.rules.wording import plural
 
 J = TypeVar("J", bound=JobMixin)

@@ -13,9 +13,9 @@ from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyC
 from sqlalchemy.sql.elements import conv
 
 from sqla_jobs.models.types import HAS_LIVE_KEY, CatchUp, JobState, Overlap, StepKind, TickOutcome
-from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
 from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_RATE, MOST_RUNNING
 from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.value_checks import MAX_DEPTH, MAX_ID
 
 BEGUN_OR_ENDED = "state = ANY ('{running,succeeded,failed,cancelled}') OR state LIKE 'running'"
 """The predicate of the index on jobs that run or have ended."""

@@ -13,7 +13,7 @@ from sqla_jobs.monitoring.limits import LIMITS
 from sqla_jobs.monitoring.locks import LOCKS
 from sqla_jobs.monitoring.prerequisites import PREREQUISITES
 from sqla_jobs.monitoring.rates import RATES
-from sqla_jobs.monitoring.server import SERVER
+from sqla_jobs.monitoring.server_checks import SERVER
 from sqla_jobs.monitoring.waiting_jobs import WAITING_JOBS
 from sqla_jobs.monitoring.work import WORK
 

@@ -15,7 +15,7 @@ from sqla_jobs.monitoring.finding import ask, brief
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED, read_work
-from sqla_jobs.runtime.figures import ByShard, Cached, Figures
+from sqla_jobs.runtime.metrics import ByShard, Cached, Figures
 
 DEEP = 100_000
 """The maximum number of queued jobs counted in one queue."""

@@ -27,7 +27,7 @@ from sqla_jobs.rules.limits import (
     titled,
 )
 from sqla_jobs.rules.wording import Count
-from sqla_jobs.runtime.figures import LimitStatus
+from sqla_jobs.runtime.metrics import LimitStatus
 
 EACH = "each"
 """Shown as the key of a row that applies to each key without its own row. It is no real key: text keys have quotes."""

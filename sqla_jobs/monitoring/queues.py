@@ -18,7 +18,7 @@ from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.due import waiting_queues as of_waiting
 from sqla_jobs.queries.processes import age_of
 from sqla_jobs.rules.wording import Count
-from sqla_jobs.runtime.figures import QueueStatus
+from sqla_jobs.runtime.metrics import QueueStatus
 
 COUNTED, ALL = 10_000, 10**12
 """The maximum number of jobs counted in a queue: by default, and for exact numbers."""

@@ -16,7 +16,7 @@ from sqla_jobs.monitoring.finding import Finding
 from sqla_jobs.monitoring.paused import PausedTask, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import ALL, read_work
-from sqla_jobs.runtime.figures import QueueStatus
+from sqla_jobs.runtime.metrics import QueueStatus
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 
 _COUNTED = 1_000_000

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Boolean, Text, and_, cast, exists, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.change import id_of
+from sqla_jobs.actions.bulk_change import id_of
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import NOT_RUNNING, PARKED, JobState

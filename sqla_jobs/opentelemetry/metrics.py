@@ -9,8 +9,8 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
 from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import RunEvent
+from sqla_jobs.tasks.run_context import RunContext
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """Bucket boundaries in seconds, from the semantic conventions."""

@@ -23,8 +23,8 @@ from sqla_jobs.opentelemetry.metrics import Metrics
 from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
 from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure, Outcome, type_name
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import LONGEST, RunEvent
+from sqla_jobs.tasks.run_context import RunContext
 
 _ERRORS = frozenset({"failed", "retried", "lost"})
 _UNCOUNTED = frozenset({"lost", "released"})

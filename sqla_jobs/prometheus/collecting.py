@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from sqla_jobs.prometheus.families import Labels, RunLabels, of_figures, of_stalled, of_totals
 from sqla_jobs.prometheus.source import Source
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.metrics import Figures
 
 _NOTHING = Figures([], {}, set(), [], {}, {}, {})
 

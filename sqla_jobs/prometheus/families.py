@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.counters import BUCKETS, EMPTY, Histogram, Origin, Totals
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.metrics import Figures
 
 OTHER = "other"
 """The label of all names after the first `MOST`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import ByShard
+from sqla_jobs.runtime.metrics import ByShard
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs

@@ -15,8 +15,8 @@ from sqla_jobs.models.types import ENDED, LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.free_places import filled_in, holds, named, with_arrays
 from sqla_jobs.queries.values import numbers
-from sqla_jobs.rules.checks import CENTURY
 from sqla_jobs.rules.retention import Rule
+from sqla_jobs.rules.value_checks import CENTURY
 
 _FEW, _MANY = 100, 10_000
 """The number of jobs of a graph that one statement reads at first, and of all graphs in one statement.

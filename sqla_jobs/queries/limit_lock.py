@@ -27,7 +27,7 @@ from sqla_jobs.queries.free_places import (
 )
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.queries.values import ALL, Among, Claimed, names
-from sqla_jobs.rules.checks import DAY
+from sqla_jobs.rules.value_checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"
 _AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import ENDED, MAX_ATTEMPTS, NOT_RUNNING
-from sqla_jobs.rules.checks import MAX_ID
 from sqla_jobs.rules.limits import MOST_GATES
+from sqla_jobs.rules.value_checks import MAX_ID
 
 _COMMENTS = re.compile(r"^\s*(--.*\n\s*)*", re.MULTILINE)
 

@@ -17,8 +17,8 @@ from shlex import quote
 from typing import Any, Literal, overload
 
 from sqla_jobs.errors import DeclarationError, JobsError
-from sqla_jobs.rules.checks import DAY, check_integer, check_name, check_seconds
 from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show, number_alike
+from sqla_jobs.rules.value_checks import DAY, check_integer, check_name, check_seconds
 
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000

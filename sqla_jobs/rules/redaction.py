@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from itertools import groupby
 from typing import Any, cast
 
-from sqla_jobs.rules.checks import MAX_DEPTH
+from sqla_jobs.rules.value_checks import MAX_DEPTH
 
 WITHHELD = "(withheld: it repeats a sensitive argument)"
 """Replaces lines that repeat a secret."""

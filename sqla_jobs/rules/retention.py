@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias, TypedDict, cast
 
 from sqla_jobs.errors import ConfigurationError, DeclarationError
-from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.value_checks import check_seconds
 
 AUDIT, TICKS = "audit", "ticks"
 Kept: TypeAlias = Literal["succeeded", "failed", "cancelled", "audit", "ticks"]

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any, Literal, get_args, overload
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.rules.checks import INSTANT, check_json, check_seconds
 from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show
+from sqla_jobs.rules.value_checks import INSTANT, check_json, check_seconds
 
 OnConflict = Literal["return", "raise", "replace", "update"]
 

@@ -9,8 +9,8 @@ from inspect import signature
 from typing import Any, TypedDict
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
 from sqla_jobs.rules.retention import KEPT, Retention, seconds_kept
+from sqla_jobs.rules.value_checks import DAY, INSTANT, check_integer, check_queue, check_seconds
 
 _MOST = 5000
 """The maximum number of jobs that a worker runs simultaneously, over all its queues."""

@@ -19,8 +19,8 @@ from sqla_jobs.queries.values import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
 from sqla_jobs.supervisor.messages import Registered, Stop, ToParent, keeps_up, received
+from sqla_jobs.supervisor.options import AWAY, Application
 from sqla_jobs.supervisor.spawning import spawn
-from sqla_jobs.supervisor.spec import AWAY, Application
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

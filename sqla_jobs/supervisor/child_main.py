@@ -25,7 +25,7 @@ from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.runtime.retrying import RECOVERED
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
 from sqla_jobs.supervisor.messages import Drained, Observed, Recovered
-from sqla_jobs.supervisor.spec import AWAY, Application, ChildSpec
+from sqla_jobs.supervisor.options import AWAY, Application, ChildSpec
 from sqla_jobs.worker.worker import Worker
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")

@@ -23,7 +23,7 @@ from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.version import identity_of
-from sqla_jobs.rules.checks import DAY
+from sqla_jobs.rules.value_checks import DAY
 from sqla_jobs.runtime.retrying import end_pauses
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
@@ -46,7 +46,7 @@ from sqla_jobs.supervisor.messages import (
     keeps_up,
     session_of,
 )
-from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
+from sqla_jobs.supervisor.options import OF_CHILD, ChildSpec
 from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 from sqla_jobs.worker.services import WorkerServices
 

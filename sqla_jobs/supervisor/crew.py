@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.metrics import Figures
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.child import ChildProcess
@@ -29,9 +29,9 @@ from sqla_jobs.supervisor.messages import (
     Serving,
     ToCrew,
 )
+from sqla_jobs.supervisor.options import AWAY, Setup
 from sqla_jobs.supervisor.oversight import oversee
 from sqla_jobs.supervisor.roster import Roster, Slot
-from sqla_jobs.supervisor.spec import AWAY, Setup
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

@@ -13,9 +13,9 @@ from sqla_jobs.database.engines import engine_of
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
 from sqla_jobs.queries import Queries
-from sqla_jobs.runtime.figures import Cached, Figures
+from sqla_jobs.runtime.metrics import Cached, Figures
 from sqla_jobs.supervisor.messages import Address
-from sqla_jobs.supervisor.spec import OF_PARENT
+from sqla_jobs.supervisor.options import OF_PARENT
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs

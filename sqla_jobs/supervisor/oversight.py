@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.roster import Roster
-from sqla_jobs.supervisor.spec import SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
-from sqla_jobs.runtime.figures import ByShard
+from sqla_jobs.runtime.metrics import ByShard
 from sqla_jobs.supervisor.messages import Observed
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
     from sqla_jobs.supervisor.crew import Crew
-    from sqla_jobs.supervisor.spec import Setup
+    from sqla_jobs.supervisor.options import Setup
 
 _STUCK = 10.0
 """Seconds without an iteration after which the main loop counts as stuck. It should iterate every 0.1 s."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqla_jobs.execution.shared_memory import Memory
 
 if TYPE_CHECKING:
-    from sqla_jobs.supervisor.spec import Application
+    from sqla_jobs.supervisor.options import Application
 
 
 def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memory]:

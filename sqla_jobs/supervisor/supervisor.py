@@ -26,9 +26,9 @@ from sqla_jobs.supervisor.messages import (
     Recovered,
     ToParent,
 )
+from sqla_jobs.supervisor.options import Application, ChildSpec, Setup, SupervisorOptions
 from sqla_jobs.supervisor.oversight import ask_for_stacks
 from sqla_jobs.supervisor.report import Report
-from sqla_jobs.supervisor.spec import Application, ChildSpec, Setup, SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

@@ -16,7 +16,6 @@ from pydantic_core import from_json, to_jsonable_python
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError, Undecryptable
 from sqla_jobs.models.types import MAX_ATTEMPTS
-from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import Gate, Limit, gates_of, titled
@@ -24,6 +23,7 @@ from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
+from sqla_jobs.rules.value_checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.tasks.arguments import Codec, decode_result, refuse_ordered
 from sqla_jobs.tasks.encryption import EncryptingCodec, Encryption, KeyRing, declared_encryption
 from sqla_jobs.tasks.enqueue import check_common

@@ -19,10 +19,10 @@ from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.values import PRIORITIES, TIMES, names
-from sqla_jobs.rules.checks import INSTANT, check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
+from sqla_jobs.rules.value_checks import INSTANT, check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.tasks.after import check_after
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import check_headers

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.rules.outcomes import storable
-from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.tracing import Tracing
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")

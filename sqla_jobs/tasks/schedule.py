@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models.types import CatchUp, Overlap
-from sqla_jobs.rules.checks import DAY, check_name, check_seconds
+from sqla_jobs.rules.value_checks import DAY, check_name, check_seconds
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import check_common
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.run_context import RunContext
 
 IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
 _ALIASES: tuple[type[Any], ...] = (

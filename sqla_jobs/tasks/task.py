@@ -33,12 +33,12 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.after import Begun, Waiting
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue, enqueue_at_commit
 from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
+from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.outcomes import Outcome
-from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.run_context import RunContext
 
 
 class Sending(Protocol):

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError, UnstorableResult
-from sqla_jobs.rules.checks import check_json
+from sqla_jobs.rules.value_checks import check_json
 from sqla_jobs.tasks.arguments import MAX_BYTES, NUL, adapter_of, as_jsonb, is_same
 from sqla_jobs.tasks.entities import entity_of, refuse_rows
 from sqla_jobs.tasks.signature import resolve

@@ -19,7 +19,7 @@ from sqla_jobs.execution.interrupt import NONE, Interrupt
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.resources import Resources
-from sqla_jobs.worker.contexts import Await, Contexts
+from sqla_jobs.worker.open_resources import Await, Contexts
 
 
 class Here:

@@ -26,16 +26,16 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
-from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import check_greenlet
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.steps import RunSteps
 from sqla_jobs.execution.surroundings import Surrounded, awaited_within, within
 from sqla_jobs.queries import Claimed
-from sqla_jobs.rules.checks import check_integer
+from sqla_jobs.rules.value_checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, check_headers, is_asynchronous
+from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, check_session, resources_of_test

@@ -21,7 +21,7 @@ from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.queries.steps import NewStep
-from sqla_jobs.rules.checks import check_queue
+from sqla_jobs.rules.value_checks import check_queue
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.backfill import Backfill, declared_limits

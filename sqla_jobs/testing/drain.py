@@ -18,8 +18,8 @@ from sqla_jobs.clock.sync import sync
 from sqla_jobs.database.binding import Context
 from sqla_jobs.database.commits import write_now
 from sqla_jobs.errors import ConfigurationError, JobsError
-from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.step_store import Connections
 from sqla_jobs.execution.steps import StepsFactory
@@ -29,14 +29,14 @@ from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.steps import NewStep
 from sqla_jobs.queries.values import ALL
-from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome, is_retry
 from sqla_jobs.rules.retry import DEFAULT_POLICY
+from sqla_jobs.rules.value_checks import check_integer, check_seconds
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
-from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import RunEvent
+from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.awaiting import body_of, is_test_cancelled, resources_of_test
 from sqla_jobs.testing.claims import (
@@ -53,8 +53,8 @@ from sqla_jobs.testing.claims import (
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
-from sqla_jobs.worker.contexts import Await
 from sqla_jobs.worker.events import event_of, started
+from sqla_jobs.worker.open_resources import Await
 
 Errors = Literal["raise", "record"]
 _FAILED = (RunOutcome.failed, RunOutcome.retried)

@@ -17,9 +17,9 @@ from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, IfFailed, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
+from sqla_jobs.rules.value_checks import check_integer
 from sqla_jobs.tasks.after import Begun, Waiting, check_after
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer

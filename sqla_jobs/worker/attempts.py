@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
 
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.runtime.counters import Counters
 

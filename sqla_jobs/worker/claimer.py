@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from sqla_jobs.database.subscribers import BLOCKED, LIMITS
 from sqla_jobs.queries import Among, Lease
-from sqla_jobs.worker.claiming import ClaimLoop
+from sqla_jobs.worker.claim_loop import ClaimLoop
 from sqla_jobs.worker.lane import Lane
 from sqla_jobs.worker.limited_source import LimitedSource
 from sqla_jobs.worker.plain_source import PlainSource

@@ -20,8 +20,8 @@ from sqla_jobs.database.engines import IdleConnections, check_writable, close_en
 from sqla_jobs.database.outages import warn_of_slow_hosts
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
-from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.run_lines import log_end
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.models.citus import check_unmanaged
@@ -42,14 +42,13 @@ from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.backfill import Backfill, store_limits
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
-from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.event_loop import EventLoop
 from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.host import Host
+from sqla_jobs.worker.heartbeat_loop import Liveness
 from sqla_jobs.worker.limited_source import LimitedSource
-from sqla_jobs.worker.liveness import Liveness
+from sqla_jobs.worker.open_resources import Contexts
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.resolver import JobResolver
 from sqla_jobs.worker.runners import Callbacks, Runners
@@ -61,6 +60,7 @@ from sqla_jobs.worker.sessions import (
     sessions_at_once,
     step_connections,
 )
+from sqla_jobs.worker.with_parent import Host
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs

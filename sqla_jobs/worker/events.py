@@ -12,7 +12,7 @@ from typing import cast
 from sqlalchemy import Engine
 
 from sqla_jobs.database.binding import Context
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.undelivered import Undelivered
 from sqla_jobs.queries.values import Claimed, RunEnd, read_headers

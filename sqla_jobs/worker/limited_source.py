@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from sqla_jobs.database.subscribers import LIMITS
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.queries.claim_limited import Gates
 from sqla_jobs.rules.limits import holds_a_place

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from sqla_jobs.database.subscribers import LIMITS
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.worker.floors import ScanFloors

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import CoroutineBody
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import Interruptible, Stopped, body
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqla_jobs.worker.attempts import Attempts
     from sqla_jobs.worker.backlog import Backlog
     from sqla_jobs.worker.finisher import Finisher
-    from sqla_jobs.worker.liveness import Liveness
+    from sqla_jobs.worker.heartbeat_loop import Liveness
     from sqla_jobs.worker.lookout import Lookout
     from sqla_jobs.worker.resolver import JobResolver
 

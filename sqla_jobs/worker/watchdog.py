@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import CoroutineBody
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import LeaseGone, TimedOut
 from sqla_jobs.rules.error_text import place_of
 from sqla_jobs.rules.wording import plural

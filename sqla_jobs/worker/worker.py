@@ -26,11 +26,11 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
-from sqla_jobs.worker.contexts import Contexts
 from sqla_jobs.worker.coroutines import coroutine_tasks
 from sqla_jobs.worker.database_worker import DatabaseWorker
 from sqla_jobs.worker.event_loop import EventLoop
-from sqla_jobs.worker.host import Alone, Host
+from sqla_jobs.worker.open_resources import Contexts
+from sqla_jobs.worker.with_parent import Alone, Host
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
 from sqla_jobs.actions import audit
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import Change, Progress
+from sqla_jobs.actions.bulk_change import Change, Progress
 from sqla_jobs.actions.jobs import Cancel, Delete, Retry
 from sqla_jobs.actions.selection import Selection
 from tests.helpers import states, wait_until

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
 from sqla_jobs.actions.audit import changing
-from sqla_jobs.actions.change import Change
+from sqla_jobs.actions.bulk_change import Change
 from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Retry
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.models.mapping import Models

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.worker import Worker
 from tests.coroutine_shop import Effect, jobs
 

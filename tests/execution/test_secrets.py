@@ -30,8 +30,8 @@ from typing_extensions import TypedDict
 from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
-from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import Body
 from sqla_jobs.queries import Queries, processes
 from sqla_jobs.rules.redaction import HIDDEN, WITHHELD

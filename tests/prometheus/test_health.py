@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.cli.main import main
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.logs import LogOptions
+from sqla_jobs.supervisor.options import Application, Setup, SupervisorOptions
 from sqla_jobs.supervisor.report import Report
-from sqla_jobs.supervisor.spec import Application, Setup, SupervisorOptions
 from tests.conftest import StartWorker
 from tests.counting import worker_pids
 from tests.helpers import free_port, wait_until

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.queries.values import Among
-from sqla_jobs.rules.checks import MAX_ID
 from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
 from sqla_jobs.rules.redaction import ERASED_ARGS
+from sqla_jobs.rules.value_checks import MAX_ID
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)

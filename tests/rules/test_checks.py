@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
-from sqla_jobs.rules.checks import (
+from sqla_jobs.rules.value_checks import (
     CENTURY,
     DAY,
     INSTANT,

@@ -11,7 +11,7 @@ import pytest
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.messages import Heard
-from sqla_jobs.supervisor.spec import Application
+from sqla_jobs.supervisor.options import Application
 
 APPLICATION = Application("tests.shop:jobs", LogOptions())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqla_jobs.runtime.logs import LogOptions
-from sqla_jobs.supervisor.spec import Application, SupervisorOptions
+from sqla_jobs.supervisor.options import Application, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
 
 

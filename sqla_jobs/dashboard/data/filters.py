@@ -12,7 +12,7 @@ from sqla_jobs.actions.selection import Selection, read_value, searching
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
-from sqla_jobs.rules.checks import read_moment
+from sqla_jobs.rules.value_checks import read_moment
 
 NAMES = (
     "state",

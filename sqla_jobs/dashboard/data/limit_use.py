@@ -23,7 +23,7 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.rules.limits import HASHED_BY, is_hash
 from sqla_jobs.rules.redaction import HIDDEN
 from sqla_jobs.rules.wording import Count
-from sqla_jobs.runtime.figures import LimitStatus
+from sqla_jobs.runtime.metrics import LimitStatus
 
 KEYS = 5
 """The maximum number of keys shown for each limit: those that use it most."""

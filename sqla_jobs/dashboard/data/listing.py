@@ -16,7 +16,7 @@ from sqla_jobs.dashboard.data.paging import Order
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.finding import ask, readable
-from sqla_jobs.monitoring.shown import READ
+from sqla_jobs.monitoring.without_secrets import READ
 from sqla_jobs.rules.wording import Count
 
 SIZE = 50

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Integer, SmallInteger, and_, literal, or_, tuple_
 
 from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.rules.checks import check_text
+from sqla_jobs.rules.value_checks import check_text
 
 
 class BadCursor(JobsError):

@@ -13,7 +13,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules import json_text
-from sqla_jobs.rules.checks import check_text
+from sqla_jobs.rules.value_checks import check_text
 
 
 def show(site: Dashboard) -> Response:

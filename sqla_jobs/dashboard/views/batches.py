@@ -13,7 +13,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.monitoring.batches import read_batch, read_batches
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.rules.checks import read_id
+from sqla_jobs.rules.value_checks import read_id
 
 _SIZE = 20
 _FAILED = 10

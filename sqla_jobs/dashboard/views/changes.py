@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import jobs as actions
 from sqla_jobs.actions import signals
-from sqla_jobs.actions.change import Change, Progress, counted
+from sqla_jobs.actions.bulk_change import Change, Progress, counted
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
@@ -24,9 +24,9 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.shown import without_secrets
 from sqla_jobs.monitoring.steps import kept
-from sqla_jobs.rules.checks import read_moment, read_priority
+from sqla_jobs.monitoring.without_secrets import without_secrets
+from sqla_jobs.rules.value_checks import read_moment, read_priority
 
 _SAMPLE = 5
 _STRETCH = 50_000

@@ -16,10 +16,10 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED, LIVE, NOT_RUNNING, WAITING, JobState
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.shown import read_job, read_runs
 from sqla_jobs.monitoring.steps import read_steps
+from sqla_jobs.monitoring.without_secrets import read_job, read_runs
 from sqla_jobs.queries.limits import keeps_others_waiting
-from sqla_jobs.rules.checks import read_id
+from sqla_jobs.rules.value_checks import read_id
 
 _RUNS = 20
 

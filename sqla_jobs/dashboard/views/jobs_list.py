@@ -17,7 +17,7 @@ from sqla_jobs.dashboard.data.paging import BadCursor
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.models.types import JobState
-from sqla_jobs.monitoring.shown import without_secrets
+from sqla_jobs.monitoring.without_secrets import without_secrets
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.monitoring.limits import read_limits
-from sqla_jobs.rules.checks import read_number
 from sqla_jobs.rules.keys import key_in
-from sqla_jobs.runtime.figures import LimitStatus
+from sqla_jobs.rules.value_checks import read_number
+from sqla_jobs.runtime.metrics import LimitStatus
 
 _NUMBERS = ("running", "rate", "per")
 _NEW = ("which", "key", "queue", *_NUMBERS)

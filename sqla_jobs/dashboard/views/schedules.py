@@ -24,11 +24,11 @@ from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
 from sqla_jobs.monitoring.finding import ask, readable
-from sqla_jobs.monitoring.shown import ShownSchedule, read_schedules
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
+from sqla_jobs.monitoring.without_secrets import ShownSchedule, read_schedules
 from sqla_jobs.queries.processes import is_alive
 from sqla_jobs.rules import json_text
-from sqla_jobs.rules.checks import read_number
+from sqla_jobs.rules.value_checks import read_number
 
 _RECENT = 8
 _TICKS = 20

@@ -15,9 +15,9 @@ from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
 from sqla_jobs.rules.redaction import NOTHING, Secrets
-from sqla_jobs.tasks.context import RunContext, Upstream
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.resources import NO_RESOURCES, Resources
+from sqla_jobs.tasks.run_context import RunContext, Upstream
 from sqla_jobs.tasks.steps import Steps, no_steps
 
 _PROGRESS = 1000

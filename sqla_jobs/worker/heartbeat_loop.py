@@ -13,14 +13,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.refusals import reason
-from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Claimed, Lease, processes
 from sqla_jobs.runtime.heartbeat import next_look
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.runtime.stopping import in_turn
 from sqla_jobs.runtime.vitals import Vitals
-from sqla_jobs.worker.host import Host
 from sqla_jobs.worker.services import WorkerServices
+from sqla_jobs.worker.with_parent import Host
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

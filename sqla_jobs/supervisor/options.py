@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
+from sqla_jobs.rules.value_checks import DAY, INSTANT, check_integer, check_seconds
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 

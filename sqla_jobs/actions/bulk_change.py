@@ -24,7 +24,7 @@ from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.change_jobs import hold, update_jobs
 from sqla_jobs.queries.expressions import last_run_of
-from sqla_jobs.rules.checks import check_id
+from sqla_jobs.rules.value_checks import check_id
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.registry import Tasks
 
