@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, make_url
+import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.database.engines import address_by_psycopg
@@ -156,10 +156,10 @@ def bind_for_command_line(jobs: Jobs[Any], where: Where) -> Jobs[Any]:
     return jobs if where.shard is None else jobs.shard(where.shard)
 
 
-def _engine_of(url: str, name: str) -> Engine:
+def _engine_of(url: str, name: str) -> sa.Engine:
     which = f"the database URL of {name!r}" if name else "the database URL"
     try:
-        parsed = make_url(url)
+        parsed = sa.make_url(url)
     except (ArgumentError, ValueError):
         raise ConfigurationError(
             f"{which} cannot be read: write {_ADDRESS}, or for several servers {_ADDRESSES}"
@@ -167,4 +167,4 @@ def _engine_of(url: str, name: str) -> Engine:
     if parsed.get_backend_name() not in ("postgres", "postgresql"):
         raise ConfigurationError(f"{which} is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}")
     address = address_by_psycopg(parsed)  # the application may use the same URL with asyncpg
-    return create_engine(address, max_overflow=-1)  # no limit: each thread of a worker needs a connection
+    return sa.create_engine(address, max_overflow=-1)  # no limit: each thread of a worker needs a connection

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, event
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
@@ -124,7 +124,7 @@ def retry(it: Changing, batch: BatchMixin) -> int:
     return _change(it, batch, Retry(), job.state.in_(Retry.by_default), job.waits_for.is_(None))
 
 
-def _change(it: Changing, batch: BatchMixin, change: Change, *which: ColumnElement[bool]) -> int:
+def _change(it: Changing, batch: BatchMixin, change: Change, *which: sa.ColumnElement[bool]) -> int:
     """Lock the batch's jobs that meet the conditions, and apply the change to them. Wait for locked jobs."""
     session, models, job = it.session, it.models, it.models.Job
     batch_id = id_of(session, models, batch)
@@ -142,8 +142,8 @@ def watch_deletions(models: Models[Any]) -> None:
     """Record the deletion in the database whenever a session deletes a job object of a batch."""
     mark = MarkDeleted(Tables(models))
 
-    def deleted(mapper: object, connection: Connection, job: JobMixin) -> None:
+    def deleted(mapper: object, connection: sa.Connection, job: JobMixin) -> None:
         if job.batch_id is not None:
             mark(connection, [job.batch_id])
 
-    event.listen(models.Job, "before_delete", deleted)  # afterwards batch_id could no longer be loaded
+    sa.event.listen(models.Job, "before_delete", deleted)  # afterwards batch_id could no longer be loaded

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
-from sqlalchemy import ColumnElement, Date, Text, cast, func, select
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -35,7 +35,7 @@ _LOCK_NOT_AVAILABLE = "55P03"
 BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
 """The reason for skipping a job if there is no other obstacle."""
 
-Conditions: TypeAlias = Sequence[ColumnElement[bool]]
+Conditions: TypeAlias = Sequence[sa.ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
 """The ids of the jobs to change, newest first, each with its number among all changed jobs: 0 for the oldest."""
 States: TypeAlias = tuple[JobState, ...]
@@ -123,9 +123,9 @@ class Change:
         return []
 
     @classmethod
-    def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
+    def allowed(cls, models: Models[Any], *, named: bool) -> sa.ColumnElement[bool]:
         """Return the condition under which a job allows the change. `named` is True if a person gave the job's id."""
-        is_allowed: ColumnElement[bool] = models.Job.state.in_(cls.states)
+        is_allowed: sa.ColumnElement[bool] = models.Job.state.in_(cls.states)
         return is_allowed
 
     @classmethod
@@ -148,7 +148,7 @@ class Change:
         """
         states = cls.spares if spared else cls.states
         allowed = models.Job.state.in_(states) if spared else cls.allowed(models, named=bool(selection.ids))
-        counted = select(models.Job.state, func.count()).where(*selection.where(models), allowed)
+        counted = sa.select(models.Job.state, sa.func.count()).where(*selection.where(models), allowed)
         found: dict[JobState, int] = {row[0]: row[1] for row in session.execute(counted.group_by(models.Job.state))}
         return {state: found[state] for state in states if state in found}
 
@@ -156,18 +156,18 @@ class Change:
     def preview(cls, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
         """Return the number of selected jobs that allow the change, by task, state, last error and day (in UTC)."""
         job, run = models.Job, models.Run
-        error = select(run.error_type).where(run.id == last_run_of(run, job.id)).correlate(job).scalar_subquery()
-        day = cast(cast(func.timezone("UTC", func.coalesce(job.finished_at, job.run_at)), Date), Text)
-        chosen = select(job.task, job.state, error.label("error_type"), day.label("day"))
+        error = sa.select(run.error_type).where(run.id == last_run_of(run, job.id)).correlate(job).scalar_subquery()
+        day = sa.cast(sa.cast(sa.func.timezone("UTC", sa.func.coalesce(job.finished_at, job.run_at)), sa.Date), sa.Text)
+        chosen = sa.select(job.task, job.state, error.label("error_type"), day.label("day"))
         some = chosen.where(*cls.conditions(models, selection)).subquery("some").c
         kinds = (some.task, some.state, some.error_type, some.day)
-        counted = select(*kinds, func.count()).group_by(*kinds).order_by(some.day, func.count().desc(), *kinds)
+        counted = sa.select(*kinds, sa.func.count()).group_by(*kinds).order_by(some.day, sa.func.count().desc(), *kinds)
         return [Part(*row) for row in session.execute(counted, bind_arguments={"mapper": job})]
 
     @classmethod
     def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
         """Return the error message about one skipped job. The reason is read from the database after the change."""
-        state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
+        state = session.scalar(sa.select(models.Job.state).where(models.Job.id == job_id))
         if state is None:
             why = "somebody has deleted it"
         elif state not in cls.states:
@@ -204,7 +204,7 @@ class Change:
             changed = self.apply(session, models, {job_id: 0}, self.conditions(models, Selection(ids=(job_id,))))
         if changed:
             it.record(self.name, f"job {job_id}", **self.details, **({"task": held.task} if self.removes else {}))
-        elif session.scalar(select(models.Job.id).where(models.Job.id == job_id, self.allowed(models, named=True))):
+        elif session.scalar(sa.select(models.Job.id).where(models.Job.id == job_id, self.allowed(models, named=True))):
             raise JobsError(self.refusal(session, models, job_id))
         known = known_row(session, models.Job, job_id)
         if known is not None and (names := [*self.values(models, {})]):
@@ -230,7 +230,7 @@ class Change:
         end = -1 if until is None else until
         if until is None:
             with changing() as it:
-                end = it.session.scalar(select(func.max(it.models.Job.id))) or -1
+                end = it.session.scalar(sa.select(sa.func.max(it.models.Job.id))) or -1
         while done.last < end and (most is None or done.changed < most):
             size = _BATCH if most is None else min(_BATCH, most - done.changed)
             reach = end if stretch is None else min(end, done.last + stretch)
@@ -242,7 +242,7 @@ class Change:
         """Change up to `size` more of the selected jobs, continuing after `done` and stopping at id `until`."""
         session, models, job = it.session, it.models, it.models.Job
         conditions = self.conditions(models, selection)
-        wanted = select(job.id).where(*conditions, job.id > done.last, job.id <= until)
+        wanted = sa.select(job.id).where(*conditions, job.id > done.last, job.id <= until)
         ids = session.scalars(wanted.order_by(job.id).limit(size)).all()
         places = {job_id: place for place, job_id in enumerate(ids, done.changed)}
 
@@ -275,7 +275,7 @@ def short_waits(it: Changing, impossible: str) -> Generator[None]:
     """
     try:
         if it.actor is not None:
-            it.session.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+            it.session.execute(sa.select(sa.func.set_config("lock_timeout", _PATIENCE, True)))
         yield
     except DBAPIError as error:
         if it.actor is None or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+import sqlalchemy as sa
 from psycopg.errors import UniqueViolation
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, and_, any_, case, func, literal, null, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -57,22 +57,22 @@ class Cancel(Change):
         return {**({"kill": True} if self.kill else {}), **({"reason": self.reason} if self.reason is not None else {})}
 
     @classmethod
-    def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
+    def allowed(cls, models: Models[Any], *, named: bool) -> sa.ColumnElement[bool]:
         is_live = models.Job.state.in_(cls.states)
-        return or_(is_live, keeps_others_waiting(models)) if named else is_live
+        return sa.or_(is_live, keeps_others_waiting(models)) if named else is_live
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
         job = models.Job
         runs = job.state == JobState.running
         return {
-            "state": case((runs, job.state), else_="cancelled"),
-            "finished_at": case((runs, null()), else_=func.clock_timestamp()),
-            "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
+            "state": sa.case((runs, job.state), else_="cancelled"),
+            "finished_at": sa.case((runs, sa.null()), else_=sa.func.clock_timestamp()),
+            "cancel_requested_at": sa.func.coalesce(job.cancel_requested_at, sa.func.clock_timestamp()),
             "kill_requested": True if self.kill else job.kill_requested,
             # another job can take the key at once; a job with a period stays the one of that period
-            "unique_key": case((and_(runs, job.unique_period.is_(None)), null()), else_=job.unique_key),
+            "unique_key": sa.case((sa.and_(runs, job.unique_period.is_(None)), sa.null()), else_=job.unique_key),
             # a retry of another job does not revive a job that a person has cancelled
-            "waits_for": case((runs, job.waits_for), else_=null()),
+            "waits_for": sa.case((runs, job.waits_for), else_=sa.null()),
         }
 
 
@@ -118,43 +118,43 @@ class Retry(Change):
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
         job, run = models.Job, models.Run
         # the attempt that a loss gave back counts from now on, so that the losses before this do not
-        lost = select(func.max(run.attempt)).where(run.job_id == job.id, run.outcome == RunOutcome.lost)
+        lost = sa.select(sa.func.max(run.attempt)).where(run.job_id == job.id, run.outcome == RunOutcome.lost)
         lost = lost.where(is_of_job(run.__table__, job.__table__))
         lost_in = lost.correlate_except(run).scalar_subquery()
-        attempt = case((job.max_lost.is_not(None), func.greatest(job.attempt, lost_in)), else_=job.attempt)
+        attempt = sa.case((job.max_lost.is_not(None), sa.func.greatest(job.attempt, lost_in)), else_=job.attempt)
         queued = {
             "state": "queued",
             "position": change_jobs.new_position(models),
-            "run_at": func.clock_timestamp(),
+            "run_at": sa.func.clock_timestamp(),
             "attempt": attempt,
-            "max_attempts": func.least(func.greatest(job.max_attempts, attempt + 1), MOST_ATTEMPTS),
-            "finished_at": null(),
-            "cancel_requested_at": null(),
+            "max_attempts": sa.func.least(sa.func.greatest(job.max_attempts, attempt + 1), MOST_ATTEMPTS),
+            "finished_at": sa.null(),
+            "cancel_requested_at": sa.null(),
             "kill_requested": False,
-            "expires_at": null(),
-            "waits_for": null(),
-            "waits_at": null(),
+            "expires_at": sa.null(),
+            "waits_for": sa.null(),
+            "waits_at": sa.null(),
         }
         if self.over is None:
             return queued
         step = check_seconds("over", self.over) / max(1, self.number)
         place = min(chosen.values(), default=0) - 1 + change_jobs.place(models)
-        return queued | {"state": "scheduled", "run_at": func.clock_timestamp() + seconds(place * step)}
+        return queued | {"state": "scheduled", "run_at": sa.func.clock_timestamp() + seconds(place * step)}
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         job, other = models.Job, aliased(models.Job)
-        has_rival = select(other.id).where(
+        has_rival = sa.select(other.id).where(
             other.unique_key == job.unique_key,
             other.id != job.id,
-            or_(
+            sa.or_(
                 other.state.in_(LIVE),
-                (other.id == any_(change_jobs.IDS)) & other.state.in_(ENDED) & (other.id > job.id),
+                (other.id == sa.any_(change_jobs.IDS)) & other.state.in_(ENDED) & (other.id > job.id),
             ),
         )
-        is_chosen = job.id == any_(literal([*chosen], ARRAY(BigInteger)))
+        is_chosen = job.id == sa.any_(sa.literal([*chosen], sa.ARRAY(sa.BigInteger)))
         depends = job.state.in_(ENDED) & job.if_failed.is_not(None)
         ended = change_jobs.hold_all(session, models, [is_chosen, depends], skip_locked=True)
-        is_held = or_(~depends, job.id == any_(literal(ended, ARRAY(BigInteger))))
+        is_held = sa.or_(~depends, job.id == sa.any_(sa.literal(ended, sa.ARRAY(sa.BigInteger))))
         wanted = [*conditions, has_arguments(models.Job.args), ~has_rival.exists(), is_held]
         changed = Change.apply(self, session, models, chosen, wanted)
         if changed:
@@ -178,22 +178,22 @@ class Retry(Change):
     @classmethod
     def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
         job, other = models.Job, aliased(models.Job)
-        if session.scalar(select(job.id).where(job.id == job_id, ~has_arguments(models.Job.args))) is not None:
+        if session.scalar(sa.select(job.id).where(job.id == job_id, ~has_arguments(models.Job.args))) is not None:
             return _ERASED
-        rivals = select(other.id).join(job, job.unique_key == other.unique_key)
+        rivals = sa.select(other.id).join(job, job.unique_key == other.unique_key)
         rival = session.scalar(rivals.where(job.id == job_id, other.id != job_id, other.state.in_(LIVE)))
         return None if rival is None else f"live job {rival} {_WAIT}"
 
     @classmethod
     def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
         job, other = models.Job, aliased(models.Job)
-        rival = select(other.id).where(other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
+        rival = sa.select(other.id).where(other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
         reasons = {
             _ERASED: ~has_arguments(models.Job.args),
             f"a live job {_WAIT}": has_arguments(models.Job.args) & rival.exists(),
         }
         return [
-            (session.scalar(select(func.count()).select_from(job).where(*conditions, is_so)) or 0, said)
+            (session.scalar(sa.select(sa.func.count()).select_from(job).where(*conditions, is_so)) or 0, said)
             for said, is_so in reasons.items()
         ]
 
@@ -224,7 +224,7 @@ class Move(Change):
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
         job = models.Job
-        position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
+        position = sa.case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
         return {**self.details, "position": position}
 
 
@@ -255,7 +255,7 @@ class Reschedule(Change):
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
         is_from_now = isinstance(self.run_at, timedelta)
-        return {"state": "scheduled", "run_at": func.clock_timestamp() + self.run_at if is_from_now else self.run_at}
+        return {"state": "scheduled", "run_at": sa.func.clock_timestamp() + self.run_at if is_from_now else self.run_at}
 
 
 @dataclass(frozen=True, slots=True)

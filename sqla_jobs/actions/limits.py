@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Engine, func
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from sqla_jobs.actions.audit import Changing
@@ -106,7 +106,7 @@ def set_limit(
     why = {"reason": check_text("reason", reason)} if reason else {}
     found = _checked(target, running, rate, per)
     for gate, numbers in found.items():
-        values = {**numbers, "set_at": func.clock_timestamp(), "changed_at": func.clock_timestamp()}
+        values = {**numbers, "set_at": sa.func.clock_timestamp(), "changed_at": sa.func.clock_timestamp()}
         statement = insert(row).values(gate=gate, tasks=list(target.tasks), **values)
         it.session.execute(statement.on_conflict_do_update(index_elements=["gate"], set_=values))
         said: dict[str, Any] = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
@@ -115,7 +115,7 @@ def set_limit(
     return list(found)
 
 
-def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
+def spend(engine: sa.Engine, models: Models[Any], target: Target, number: int) -> bool:
     """Take `number` starts from a rate, and commit. If fewer are free, take none and return False."""
     check_integer("number", number, least=1, most=MOST_RATE)
     if not target.rate:
@@ -169,7 +169,7 @@ def clear_limit(it: Changing, target: Target) -> list[str]:
         declared = limit.declared or {}
         limit.running, limit.rate, limit.per = (declared.get(name) for name in NUMBERS)
         limit.hold = declared.get("hold", False)
-        limit.set_at, limit.changed_at = None, func.clock_timestamp()
+        limit.set_at, limit.changed_at = None, sa.func.clock_timestamp()
         it.record("clear", titled(limit.gate))
     it.session.flush()
     after_commit(it.session, it.models.Job, it.models.channel, "")

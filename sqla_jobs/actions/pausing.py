@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, delete, func, select
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -36,14 +36,14 @@ def pause(
     """
     paused, names = _named(it, queue, task)
     ends_at = _end(it.session, paused, until)
-    values = {"paused_at": func.clock_timestamp(), "paused_until": ends_at, "pause_reason": _checked(reason)}
+    values = {"paused_at": sa.func.clock_timestamp(), "paused_until": ends_at, "pause_reason": _checked(reason)}
     statement = insert(paused).values([{"name": name, **values} for name in names])
     given = statement.excluded
     it.session.execute(
         statement.on_conflict_do_update(
             index_elements=["name"],
             set_={
-                "paused_at": case((is_paused(paused), paused.paused_at), else_=given.paused_at),
+                "paused_at": sa.case((is_paused(paused), paused.paused_at), else_=given.paused_at),
                 "paused_until": given.paused_until,
                 "pause_reason": given.pause_reason,
             },
@@ -63,7 +63,7 @@ def resume(it: Changing, queue: str | None = None, *, task: object = None) -> st
     `UnknownTask` unless the task is paused.
     """
     paused, names = _named(it, queue, task)
-    resumed = it.session.scalars(delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
+    resumed = it.session.scalars(sa.delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
     after_commit(it.session, it.models.Job, it.models.channel, "")
     subject = f"{'task' if queue is None else 'queue'} {names[0]}"
     if any(resumed):
@@ -97,7 +97,7 @@ def _checked(reason: object) -> str | None:
 
 def _end(session: Session, paused: Any, until: object) -> Any:
     """Return the time at which a pause ends. Raises `ArgumentsError` if the server's clock has passed that time."""
-    now = func.clock_timestamp()
+    now = sa.func.clock_timestamp()
     if until is None:
         return None
     if isinstance(until, timedelta):
@@ -108,6 +108,6 @@ def _end(session: Session, paused: Any, until: object) -> Any:
             f"got {until!r:.60}"
         )
     check_moment("until", until)
-    if not session.scalar(select(now < until), bind_arguments={"mapper": paused}):
+    if not session.scalar(sa.select(now < until), bind_arguments={"mapper": paused}):
         raise ArgumentsError(f"until={until.isoformat()} has passed by the server's clock: give a later moment")
     return until

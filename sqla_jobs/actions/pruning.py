@@ -10,7 +10,7 @@ from functools import partial
 from operator import sub
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import savepoint
@@ -73,8 +73,8 @@ class LoneJobs:
     graphs: Graphs
     state: str
     older_than: float
-    references: Sequence[ColumnElement[bool]]
-    condition: ColumnElement[bool]
+    references: Sequence[sa.ColumnElement[bool]]
+    condition: sa.ColumnElement[bool]
 
     @property
     def name(self) -> str:
@@ -105,8 +105,8 @@ class SomeJobs:
     graphs: Graphs
     state: str
     older_than: float
-    references: Sequence[ColumnElement[bool]]
-    condition: ColumnElement[bool]
+    references: Sequence[sa.ColumnElement[bool]]
+    condition: sa.ColumnElement[bool]
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class SomeJobs:
 
 
 def old_jobs(
-    removal: Removal, graphs: Graphs, rule: Rule, references: Sequence[ColumnElement[bool]]
+    removal: Removal, graphs: Graphs, rule: Rule, references: Sequence[sa.ColumnElement[bool]]
 ) -> tuple[LoneJobs | None, SomeJobs]:
     """Return the jobs to which a rule applies: those of no graph, unless the rule is about tasks, and the others."""
     kept, is_under = (removal, graphs, rule.state, rule.kept, references), removal.is_under(rule)
@@ -139,7 +139,7 @@ class OwnJobs:
 
     removal: Removal
     graphs: Graphs
-    references: Sequence[ColumnElement[bool]]
+    references: Sequence[sa.ColumnElement[bool]]
     name: str = "job"
 
     def find(self, session: Session, cursor: Any) -> Batch:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
 from psycopg.errors import UniqueViolation
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from sqla_jobs.actions.audit import Changing
@@ -34,7 +34,7 @@ class UnknownSchedule(JobsError, LookupError):
 def hold(it: Changing, which: int | str) -> ScheduleMixin:
     """Return the schedule with that id or name, locked until the caller commits. Raises `UnknownSchedule`."""
     schedule = it.models.Schedule
-    name = which if isinstance(which, str) else it.session.scalar(select(schedule.name).where(schedule.id == which))
+    name = which if isinstance(which, str) else it.session.scalar(sa.select(schedule.name).where(schedule.id == which))
     found = [] if name is None else ScheduleQueries(it.models).hold(it.session, [check_text("name", name)])
     if not found:
         remedy = "`schedule list` shows them" if isinstance(which, str) else "it may have been removed"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, ColumnElement, Text, case, cast, func, or_, select
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
@@ -74,10 +74,10 @@ class Selection:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _RESTRICTIONS}
         return {name: HIDDEN if name in hidden else _plain(value) for name, value in given.items() if value}
 
-    def where(self, models: Models[Any]) -> list[ColumnElement[bool]]:
+    def where(self, models: Models[Any]) -> list[sa.ColumnElement[bool]]:
         """Return the conditions on `models.Job`."""
         job = models.Job
-        found: list[ColumnElement[bool]] = []
+        found: list[sa.ColumnElement[bool]] = []
         columns: list[tuple[Any, tuple[Any, ...]]] = [
             (job.id, self.ids),
             (job.state, self.states),
@@ -141,17 +141,17 @@ def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> 
     """
     if not unsearched:
         return args
-    names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)
-    return case(
+    names = sa.case({name: sa.cast(sorted(names), sa.ARRAY(sa.Text)) for name, names in unsearched.items()}, value=task)
+    return sa.case(
         (task.not_in(list(unsearched)), args),
-        (func.jsonb_typeof(args) == "object", args.op("-", return_type=JSONB())(names)),
+        (sa.func.jsonb_typeof(args) == "object", args.op("-", return_type=JSONB())(names)),
     )
 
 
-def _has_result(models: Models[Any], results: Mapping[str, Any]) -> ColumnElement[bool]:
+def _has_result(models: Models[Any], results: Mapping[str, Any]) -> sa.ColumnElement[bool]:
     job, run = models.Job, models.Run
     conditions = [holds(run.result, name, value) for name, value in results.items()]
-    return select(run.id).where(run.job_id == job.id, *conditions).exists()
+    return sa.select(run.id).where(run.job_id == job.id, *conditions).exists()
 
 
 def _plain(value: Any) -> Any:
@@ -162,12 +162,12 @@ def _plain(value: Any) -> Any:
 
 def by_server(given: datetime | timedelta) -> Any:
     """Return a time that is given as a datetime, or as a timedelta before now by the server's clock."""
-    return given if isinstance(given, datetime) else func.statement_timestamp() - given
+    return given if isinstance(given, datetime) else sa.func.statement_timestamp() - given
 
 
-def _last_error_contains(models: Models[Any], words: str) -> ColumnElement[bool]:
+def _last_error_contains(models: Models[Any], words: str) -> sa.ColumnElement[bool]:
     job, run = models.Job, models.Run
     of_job = aliased(run)
-    last = select(func.max(of_job.id)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
-    named = or_(run.error.icontains(words, autoescape=True), run.error_type.icontains(words, autoescape=True))
-    return select(run.id).where(run.id == last, named).exists()
+    last = sa.select(sa.func.max(of_job.id)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
+    named = sa.or_(run.error.icontains(words, autoescape=True), run.error_type.icontains(words, autoescape=True))
+    return sa.select(run.id).where(run.id == last, named).exists()

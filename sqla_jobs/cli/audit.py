@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
-from sqlalchemy import select
+import sqlalchemy as sa
 
 from sqla_jobs.actions.selection import by_server
 from sqla_jobs.cli import durations
@@ -51,7 +51,7 @@ def audit(
 ) -> None:
     """List changes made from the command line or the dashboard, the newest first."""
     line: Any = jobs.Audit
-    wanted = select(*line.__table__.c).order_by(line.id.desc()).limit(limit + 1)
+    wanted = sa.select(*line.__table__.c).order_by(line.id.desc()).limit(limit + 1)
     with right_usage():
         for column, words in ((line.actor, actor), (line.subject, subject)):
             if words is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from sqlalchemy import Text, cast, select
+import sqlalchemy as sa
 
 from sqla_jobs.actions import batches as actions
 from sqla_jobs.cli.application import audited, changing, on_application
@@ -99,9 +99,9 @@ def _facts(one: BatchStatus) -> Iterator[tuple[str, object]]:
 
 def _last_failed(session: Any, jobs: Jobs[Any], batch_id: int) -> list[dict[str, Any]]:
     job, run = jobs.Job, jobs.Run
-    columns = (job.id, job.task, job.finished_at, run.error_type, run.error, cast(job.args, Text).label("args"))
+    columns = (job.id, job.task, job.finished_at, run.error_type, run.error, sa.cast(job.args, sa.Text).label("args"))
     failed = (
-        select(*columns)
+        sa.select(*columns)
         .outerjoin(run, run.id == last_run_of(run, job.id))
         .where(job.batch_id == batch_id, job.state == "failed")
     )
@@ -118,7 +118,7 @@ def _error(row: dict[str, Any]) -> str:
 
 def _jobs_after(session: Any, jobs: Jobs[Any], batch_id: int) -> list[dict[str, Any]]:
     job, edge = jobs.Job, jobs.Edge
-    after = select(job.id, job.task, job.state).join(edge, edge.job_id == job.id).where(edge.batch_id == batch_id)
+    after = sa.select(job.id, job.task, job.state).join(edge, edge.job_id == job.id).where(edge.batch_id == batch_id)
     return [dict(row) for row in session.execute(after.order_by(job.id).limit(_LISTED)).mappings()]
 
 

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 import click
+import sqlalchemy as sa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sqlalchemy import select
 
 from sqla_jobs.actions.bulk_change import Change, counted
 from sqla_jobs.actions.bulk_change import Progress as Done
@@ -52,7 +52,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
     """
     change = wanted.change
     with jobs._binding().session() as session:
-        rows = select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
+        rows = sa.select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
         states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
     unusual = [job_id for job_id in ids if states.get(job_id) in set(change.states) - set(change.by_default)]
     if ask and unusual:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.cli.dashboard import make
 from sqla_jobs.cli.dev_messages import Failed, Order, Ready, Said, Unbound
@@ -86,7 +86,7 @@ def _prepare(jobs: Jobs[Any], order: Order, parent: Connection) -> None:
         parent.send(Said(line))
 
 
-def _history(engine: Engine) -> str | None:
+def _history(engine: sa.Engine) -> str | None:
     """Return the place of the application's Alembic history; None if it has none."""
     for path in ("alembic.ini", _FLASK_MIGRATE):
         if Path(path).is_file():
@@ -99,7 +99,7 @@ def _history(engine: Engine) -> str | None:
     return f"the table {found[0]}.alembic_version" if found else None
 
 
-def _wait_for_tables(jobs: Jobs[Any], engine: Engine, order: Order, parent: Connection, history: str) -> None:
+def _wait_for_tables(jobs: Jobs[Any], engine: sa.Engine, order: Order, parent: Connection, history: str) -> None:
     said = ""
     while True:
         try:

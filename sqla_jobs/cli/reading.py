@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import click
-from sqlalchemy import inspect
+import sqlalchemy as sa
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
@@ -226,5 +226,5 @@ def _run(jobs: Jobs[Any], run: ShownRun) -> dict[str, Any]:
 
 def _columns(model: Any, row: Any, read: dict[str, Any]) -> dict[str, Any]:
     """Return the columns by name. `read` has those that are not as stored."""
-    names = [one.key for one in inspect(model).column_attrs]
+    names = [one.key for one in sa.inspect(model).column_attrs]
     return {name: read[name] if name in read else row._mapping[name] for name in names}

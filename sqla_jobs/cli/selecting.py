@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 import click
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.batches import UnknownBatch
@@ -98,7 +98,7 @@ def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
     known = set(jobs.tasks)
     with jobs._binding().session() as session:
         for task in set(tasks) - known:
-            if session.scalar(select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
+            if session.scalar(sa.select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
                 raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
 
 
@@ -123,6 +123,6 @@ def check_queue(jobs: Jobs[Any], session: Session, queue: str, otherwise: str = 
     of_tasks = (str(task._declaration.defaults["queue"]) for task in jobs.tasks.values())
     queues, _ = read_work(session, jobs)
     known = {"default", *of_tasks, *(one.name for one in queues)}
-    if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
+    if queue not in known and session.scalar(sa.select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
         near = did_you_mean(queue, known)
         raise JobsError(f"no job, worker or task has a queue {queue!r}{near}{otherwise}")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Engine, func, select
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -121,7 +121,7 @@ class Clock(Service):
         finally:
             engine.dispose()
 
-    def _connect(self) -> Engine:
+    def _connect(self) -> sa.Engine:
         engine = own_engine(
             self._binding.engine,
             patience=self._lease_settings.patience,
@@ -156,7 +156,7 @@ class _Rounds:
         self.set_aside: SetAside = SetAside("schedule")
         self._declared = _Declared(is_stored=False, again_at=0.0)
 
-    def fire(self, engine: Engine) -> int:
+    def fire(self, engine: sa.Engine) -> int:
         """Enqueue the jobs that are due. Return the number of jobs."""
 
         def fire(which: Among) -> tuple[list[Made], bool]:
@@ -187,12 +187,12 @@ class _Rounds:
                 for where, number in Counter((job.task, job.queue) for job in made).items():
                     hooks.tell_enqueued(where, number)
 
-    def due_in(self, engine: Engine) -> float:
+    def due_in(self, engine: sa.Engine) -> float:
         """Return the seconds until a schedule is due."""
         with engine.begin() as connection:
             return self._schedules.due_in(connection, Among(set_aside=self.set_aside.reasons))
 
-    def declare(self, engine: Engine) -> None:
+    def declare(self, engine: sa.Engine) -> None:
         """Store the declared schedules on the first call, and confirm them on later calls.
 
         Disable schedules that no process has declared for a day. Wait only briefly for rows that another session has
@@ -215,7 +215,7 @@ class _Rounds:
             self._declared = _Declared(is_stored=True, again_at=time.monotonic() + _DECLARE_AGAIN)
 
     def _declare_in(self, session: Session) -> None:
-        session.execute(select(func.set_config("lock_timeout", _LOCK_TIMEOUT, True)))
+        session.execute(sa.select(sa.func.set_config("lock_timeout", _LOCK_TIMEOUT, True)))
         store = still_declared if self._declared.is_stored else sync
         store(session, self._jobs._models, self._jobs.schedules)
         for name in retire(session, self._jobs._models, self._jobs.schedules, UNDECLARED_FOR):
@@ -237,7 +237,7 @@ class _AtWork:
         models: Models[Any],
         rounds: _Rounds,
         settings: LeaseSettings,
-        engine: Engine,
+        engine: sa.Engine,
         connections: int,
         listener: type[Listener | Subscription],
     ) -> None:
@@ -323,6 +323,6 @@ class _AtWork:
         return min(now + _LOOK, self._registered.beat_at, now + due_in) if due_in > 0 else now + _HELD_AGAIN
 
 
-def _read_committed(engine: Engine) -> Engine:
+def _read_committed(engine: sa.Engine) -> sa.Engine:
     """Return the engine with isolation level READ COMMITTED, for transactions of several statements."""
     return engine.execution_options(isolation_level="READ COMMITTED")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+import sqlalchemy as sa
 
 from sqla_jobs.clock.catch_up import Missed, ticks_due
 from sqla_jobs.cron import Cron
@@ -41,7 +41,7 @@ class Made(NamedTuple):
 
 
 def fire_due(
-    connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], which: Among
+    connection: sa.Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], which: Among
 ) -> tuple[list[Made], bool]:
     """Enqueue the jobs that are due. Return the new jobs, and whether more may be due."""
     due = queries.due(connection, which, limit=BATCH)
@@ -50,7 +50,7 @@ def fire_due(
 
 
 def fire(
-    connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
+    connection: sa.Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
 ) -> list[Made] | None:
     """Enqueue jobs for the ticks of each schedule up to the schedule's `now`. Return the new jobs.
 
@@ -109,7 +109,7 @@ class _Plan:
 
 
 def _fire_unique(
-    connection: Connection,
+    connection: sa.Connection,
     queries: ScheduleQueries,
     plan: _Plan,
     unique: UniqueTick,

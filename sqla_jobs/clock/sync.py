@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, update
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -49,7 +49,13 @@ def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared]
         return
     missing = insert(models.Schedule).on_conflict_do_nothing(index_elements=["name"])
     for name, row in wanted.items():
-        values = {"name": name, **row, "declared": True, "declared_values": row, "declared_at": func.clock_timestamp()}
+        values = {
+            "name": name,
+            **row,
+            "declared": True,
+            "declared_values": row,
+            "declared_at": sa.func.clock_timestamp(),
+        }
         session.execute(missing.values(values))
     for schedule in ScheduleQueries(models).hold(session, list(wanted)):
         _bring_up_to_date(schedule, wanted[schedule.name], reset=reset)
@@ -73,9 +79,9 @@ def still_declared(session: Session, models: Models[Any], declared: Mapping[str,
     """Record that this process's code declares these schedules."""
     schedule = models.Schedule
     session.execute(
-        update(schedule)
+        sa.update(schedule)
         .where(schedule.name.in_(list(declared)), schedule.retired_at.is_(None))
-        .values(declared_at=func.clock_timestamp())
+        .values(declared_at=sa.func.clock_timestamp())
         .execution_options(synchronize_session=False)
     )
 
@@ -86,17 +92,17 @@ def retire(session: Session, models: Models[Any], declared: Mapping[str, Declare
     Return the names of the disabled schedules.
     """
     schedule = models.Schedule
-    why = func.concat("no code declares it any more; the last did at ", schedule.declared_at)
+    why = sa.func.concat("no code declares it any more; the last did at ", schedule.declared_at)
     return list(
         session.scalars(
-            update(schedule)
+            sa.update(schedule)
             .where(
                 schedule.declared,
                 schedule.enabled,
                 schedule.name.not_in(list(declared)),
-                schedule.declared_at <= func.clock_timestamp() - after,
+                schedule.declared_at <= sa.func.clock_timestamp() - after,
             )
-            .values(enabled=False, disabled_reason=why, retired_at=func.clock_timestamp())
+            .values(enabled=False, disabled_reason=why, retired_at=sa.func.clock_timestamp())
             .returning(schedule.name)
             .execution_options(synchronize_session=False)
         )

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy import Connection, Engine
+import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
@@ -48,7 +48,7 @@ class AsyncSessions:
     If the application's pool is limited, an engine created here has a pool of the same size.
     """
 
-    def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
+    def __init__(self, bind: AsyncBind | None, app: sa.Engine, isolation: str, entity: type[Any]) -> None:
         """Choose the engine. `isolation` is the level for an engine created here.
 
         Raises `ConfigurationError` for autocommit.
@@ -142,7 +142,7 @@ def _refuse(*_: object, **__: object) -> NoReturn:
     )
 
 
-def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
+def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> sa.Engine:
     """Return a synchronous engine for the same database."""
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -151,23 +151,23 @@ def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
     return by_psycopg(engine)
 
 
-def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
+def engine_of(make: Callable[[], Any], entity: type[Any]) -> sa.Engine:
     """Return the synchronous engine behind asynchronous sessions. Raises `ConfigurationError` for other sessions."""
     made = make()
     if not is_asynchronous(type(made)):
         raise ConfigurationError(f"async_bind must make AsyncSessions, and makes a {type(made).__name__}: {_REMEDY}")
-    found: Engine | Connection = made.sync_session.get_bind(entity)
+    found: sa.Engine | sa.Connection = made.sync_session.get_bind(entity)
     check_translation(found, entity)
     return found.engine
 
 
-def _isolation_of(engine: Engine) -> str:
+def _isolation_of(engine: sa.Engine) -> str:
     """Return the isolation level of a new connection. Pooled connections may belong to a running event loop."""
 
     def ask() -> str:
         pool = engine.pool.recreate()
         try:
-            with closing(Connection(engine, pool.connect())) as connection:
+            with closing(sa.Connection(engine, pool.connect())) as connection:
                 return checked_isolation(connection)
         finally:
             pool.dispose()
@@ -176,7 +176,7 @@ def _isolation_of(engine: Engine) -> str:
         return thread.submit(asyncio.run, greenlet_spawn(ask)).result()
 
 
-def _engine_like(app: Engine, isolation: str) -> AsyncEngine:
+def _engine_like(app: sa.Engine, isolation: str) -> AsyncEngine:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     pool = app.pool

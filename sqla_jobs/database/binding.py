@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from operator import methodcaller
 from typing import Any, cast
 
-from sqlalchemy import URL, Engine
+import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
@@ -18,7 +18,7 @@ from sqla_jobs.database.sharding import is_sharded
 from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
-SyncBind = Engine | SessionFactory
+SyncBind = sa.Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Takes a run's `RunContext`, and returns the context manager around the run. Outside runs, it takes `None`."""
@@ -57,7 +57,7 @@ class Binding:
         self._entity = entity
         self._async_bind = async_bind
         engine = bind.kw["bind"] if isinstance(bind, sessionmaker) else bind
-        if isinstance(engine, Engine):
+        if isinstance(engine, sa.Engine):
             check_translation(engine, entity)
 
     def async_sessions(self, isolation: str) -> AsyncSessions:
@@ -84,9 +84,9 @@ class Binding:
         return make
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> sa.Engine:
         """The engine behind the application's sessions."""
-        if isinstance(self._bind, Engine):
+        if isinstance(self._bind, sa.Engine):
             return check_engine(self._bind)
         with self.session() as session:
             if is_sharded(session):
@@ -140,12 +140,12 @@ def checked_shards(binds: Mapping[str, Bind]) -> dict[str, Bind]:
 
 
 def _session_factory(bind: Any) -> SessionFactory:
-    if isinstance(bind, Engine):
+    if isinstance(bind, sa.Engine):
         return sessionmaker(bind)
     if isinstance(bind, scoped_session):
         return cast("SessionFactory", bind.session_factory)  # each run has its own session
     if callable(bind):
         return cast("SessionFactory", bind)
-    if isinstance(bind, str | URL):  # the URL is not shown, because it may contain a password
+    if isinstance(bind, str | sa.URL):  # the URL is not shown, because it may contain a password
         raise ConfigurationError(f"bind must be an engine or a session factory, got a URL: {REMEDY}")
     raise ConfigurationError(f"bind must be an engine or a session factory, got {bind!r}: {REMEDY}")

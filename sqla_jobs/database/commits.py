@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, event
+import sqlalchemy as sa
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
@@ -150,13 +150,13 @@ def on_rollback(session: Session, call: Callable[[], None]) -> None:
         waiting.calls.append(_Call(_present(session), call, shard=present_shard(session)))
 
 
-def committed_by(session: Session, entity: type[Any]) -> Engine | None:
+def committed_by(session: Session, entity: type[Any]) -> sa.Engine | None:
     """Return the engine if the session itself commits its transaction.
 
     Return None if the transaction has another owner.
     """
     bind = session.get_bind(entity)
-    if isinstance(bind, Connection):
+    if isinstance(bind, sa.Connection):
         return None if bind.in_transaction() else bind.engine
     return bind
 
@@ -230,15 +230,15 @@ def _wait(session: Session) -> _Waiting:
 @cache
 def listen_to_sessions() -> None:
     """Install the listeners on the first call. Importing the package must have no side effects."""
-    event.listen(Session, "after_begin", _check_translation)
-    event.listen(Session, "before_flush", _flush_in_savepoints)
-    event.listen(Session, "before_commit", _write_last)
-    event.listen(Session, "after_commit", _note_commit)
-    event.listen(Session, "after_soft_rollback", _forget)
-    event.listen(Session, "after_transaction_end", _call)
+    sa.event.listen(Session, "after_begin", _check_translation)
+    sa.event.listen(Session, "before_flush", _flush_in_savepoints)
+    sa.event.listen(Session, "before_commit", _write_last)
+    sa.event.listen(Session, "after_commit", _note_commit)
+    sa.event.listen(Session, "after_soft_rollback", _forget)
+    sa.event.listen(Session, "after_transaction_end", _call)
 
 
-def _check_translation(session: Session, transaction: object, connection: Connection) -> None:
+def _check_translation(session: Session, transaction: object, connection: sa.Connection) -> None:
     """Refuse to put a session's jobs into another schema, where no worker would look for them."""
     if "schema_translate_map" not in connection.get_execution_options():
         return
@@ -258,7 +258,7 @@ def _flush_in_savepoints(session: Session, *_: object) -> None:
         vars(session)["connection_callable"] = _present_connection
 
 
-def _present_connection(mapper: Any, row: Any) -> Connection:
+def _present_connection(mapper: Any, row: Any) -> sa.Connection:
     session = object_session(row)
     assert session is not None, "it flushes the row"
     return session.connection(bind_arguments={"mapper": mapper, "instance": row})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import LiteralString
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.refusals import cause_of, reason
 
@@ -23,7 +23,7 @@ LIMIT: LiteralString = """
 _NOT_ALLOWED = "42501"
 
 
-def warn_of_few_connections(engine: Engine, wanted: int) -> None:
+def warn_of_few_connections(engine: sa.Engine, wanted: int) -> None:
     """Log a warning if the server allows too few connections for a worker that uses up to `wanted` more."""
     try:
         with engine.connect() as connection:

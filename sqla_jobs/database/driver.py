@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import psycopg
+import sqlalchemy as sa
 from psycopg import capabilities, generators
 from psycopg.errors import error_from_result
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
-from sqlalchemy import Connection
 from sqlalchemy.util import await_only, greenlet_spawn
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
@@ -29,12 +29,12 @@ Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 """The driver's connection. An asynchronous connection is used inside an SQLAlchemy greenlet."""
 
 
-def driver(connection: Connection) -> psycopg.Connection[Any]:
+def driver(connection: sa.Connection) -> psycopg.Connection[Any]:
     """Return the driver's connection for one of the library's own engines."""
     return connection.connection.driver_connection  # type: ignore[return-value]
 
 
-def driver_of_run(connection: Connection) -> Driver | None:
+def driver_of_run(connection: sa.Connection) -> Driver | None:
     """Return the driver's connection for a task's session, or `None` if the driver is not psycopg."""
     raw = connection.connection.driver_connection
     return raw if isinstance(raw, psycopg.Connection | psycopg.AsyncConnection) else None

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, LiteralString
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
+import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.database.driver import ReadOnly, driver, execute
@@ -29,7 +29,7 @@ _IS_STRICT = "sqla_jobs: is strict"
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
 
-def check_engine(engine: Engine) -> Engine:
+def check_engine(engine: sa.Engine) -> sa.Engine:
     """Return the engine.
 
     Raise `ConfigurationError` unless the engine is synchronous and uses PostgreSQL through psycopg 3.
@@ -44,7 +44,7 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
-def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
+def check_translation(bind: sa.Engine | sa.Connection, entity: type[Any]) -> None:
     """Raise `ConfigurationError` if SQLAlchemy translates the jobs' schema, since workers do not translate it."""
     schema = entity.__table__.schema
     translated = (bind.get_execution_options().get("schema_translate_map") or {}).get(schema, schema)
@@ -56,7 +56,7 @@ def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
         )
 
 
-def checked_isolation(connection: Connection) -> str:
+def checked_isolation(connection: sa.Connection) -> str:
     """Return the isolation level of an application's connection. Raises `ConfigurationError` for autocommit."""
     level = connection.get_isolation_level()
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
@@ -72,7 +72,7 @@ def is_asynchronous(kind: type[Any]) -> bool:
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
 
 
-def by_psycopg(app: Engine) -> Engine:
+def by_psycopg(app: sa.Engine) -> sa.Engine:
     """Return the engine. If it is asynchronous or for another driver, return a new one with the same address.
 
     The new one has the `connect_args` of an engine for asynchronous psycopg connections.
@@ -80,10 +80,10 @@ def by_psycopg(app: Engine) -> Engine:
     is_psycopg = app.dialect.driver == "psycopg"
     if is_psycopg and not app.dialect.is_async:
         return app
-    return create_engine(address_by_psycopg(app.url), connect_args=connect_args(app) if is_psycopg else {})
+    return sa.create_engine(address_by_psycopg(app.url), connect_args=connect_args(app) if is_psycopg else {})
 
 
-def connect_args(engine: Engine) -> dict[str, Any]:
+def connect_args(engine: sa.Engine) -> dict[str, Any]:
     """Return the `connect_args=` of an engine for psycopg, for another engine.
 
     There are none if it has a `creator=`. SQLAlchemy keeps them only in the function with which it connects.
@@ -99,7 +99,7 @@ def connect_args(engine: Engine) -> dict[str, Any]:
     }
 
 
-def address_by_psycopg(url: URL) -> URL:
+def address_by_psycopg(url: sa.URL) -> sa.URL:
     """Return the address for psycopg 3, with asyncpg's options renamed.
 
     Raises `ConfigurationError` for an option that psycopg does not know.
@@ -120,13 +120,13 @@ def address_by_psycopg(url: URL) -> URL:
 
 
 def own_engine(
-    app: Engine,
+    app: sa.Engine,
     *,
     patience: float,
     most: int,
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
-) -> Engine:
+) -> sa.Engine:
     """Return a new engine with at most `most` connections. It connects like `app`, but has settings of its own."""
     source = check_engine(app).pool.recreate()
 
@@ -145,7 +145,7 @@ def engine_of(
     most: int,
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
-) -> Engine:
+) -> sa.Engine:
     """Return an engine with at most `most` connections, which `connect` makes.
 
     Its connections are called `name` in pg_stat_activity, unless the application names its own connections.
@@ -156,7 +156,7 @@ def engine_of(
     Connecting and statements tolerate at most `patience` seconds of silence. A connection is closed once it has become
     useless, such as after its server has become read-only.
     """
-    engine = create_engine(
+    engine = sa.create_engine(
         "postgresql+psycopg://",
         creator=partial(prepared, connect, patience=patience, planning=planning, name=name),
         pool_size=most,
@@ -165,12 +165,12 @@ def engine_of(
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
     )
-    event.listen(engine, "connect", partial(_learn_isolation, engine, partial(_begin, patience)))
-    event.listen(engine, "handle_error", _give_up_if_useless)
+    sa.event.listen(engine, "connect", partial(_learn_isolation, engine, partial(_begin, patience)))
+    sa.event.listen(engine, "handle_error", _give_up_if_useless)
     return engine
 
 
-def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> list[Any]:
+def fetched(connection: sa.Connection, statement: str, values: Sequence[Any]) -> list[Any]:
     """Return the rows of a statement with numbered parameters, sent below SQLAlchemy on one of our engines.
 
     Raises SQLAlchemy's errors, as other statements do.
@@ -184,7 +184,7 @@ def fetched(connection: Connection, statement: str, values: Sequence[Any]) -> li
         connection._handle_dbapi_exception(error, statement, None, None, None)
 
 
-def check_writable(connection: Connection) -> None:
+def check_writable(connection: sa.Connection) -> None:
     """Raise an error as for a server that is away if it accepts no writes, as a standby does."""
     question = "SELECT current_setting('transaction_read_only')"
     if fetched(connection, question, []) == [("on",)]:
@@ -195,10 +195,10 @@ def check_writable(connection: Connection) -> None:
 class IdleConnections:
     """An engine's connections that nobody is using."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._are_there = True
-        event.listen(engine, "checkin", self._on_checkin)
+        sa.event.listen(engine, "checkin", self._on_checkin)
 
     def _on_checkin(self, connection: object, record: object) -> None:
         if connection is not None:  # None means that the connection was invalidated
@@ -219,7 +219,7 @@ class IdleConnections:
 
 
 @contextmanager
-def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
+def for_itself(engine: sa.Engine) -> Generator[psycopg.Connection[Any]]:
     """Open a connection that is not reused afterwards."""
     connection = engine.connect()
     try:
@@ -229,24 +229,24 @@ def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
         connection.close()
 
 
-def close_engine(engine: Engine) -> None:
+def close_engine(engine: sa.Engine) -> None:
     """Close the engine's connections. A connection that a thread is still using closes when it is returned."""
 
     def close(connection: object, record: Any) -> None:
         record.invalidate()
 
-    event.listen(engine.pool, "checkin", close)
+    sa.event.listen(engine.pool, "checkin", close)
     engine.dispose()
 
 
-def at_most(engine: Engine, wanted: int) -> int:
+def at_most(engine: sa.Engine, wanted: int) -> int:
     """Return how many of the `wanted` connections the engine's pool will hand out at the same time."""
     pool = engine.pool
     overflow: int = getattr(pool, "_max_overflow", -1)
     return min(wanted, pool.size() + overflow) if isinstance(pool, QueuePool) and overflow >= 0 else wanted
 
 
-def warn_of_small_pool(app: Engine, threads: int) -> None:
+def warn_of_small_pool(app: sa.Engine, threads: int) -> None:
     """Log a warning if the pool has fewer than `threads` connections. Transactional tasks may then wait in vain."""
     if (most := at_most(app, threads)) < threads:
         log.warning(
@@ -263,7 +263,7 @@ def _give_up_if_useless(context: Any) -> None:
         context.is_disconnect = True
 
 
-def _learn_isolation(engine: Engine, begin: Any, connection: psycopg.Connection[Any], record: Any) -> None:
+def _learn_isolation(engine: sa.Engine, begin: Any, connection: psycopg.Connection[Any], record: Any) -> None:
     """Let `begin` begin transactions if the database's default isolation level does not suit single statements.
 
     Otherwise it is not called at all, which would double the time of an empty block.
@@ -274,15 +274,15 @@ def _learn_isolation(engine: Engine, begin: Any, connection: psycopg.Connection[
         connection.close()
         raise
     record.info[_IS_STRICT] = is_strict
-    if is_strict and not event.contains(engine, "begin", begin):
-        event.listen(engine, "begin", begin)
+    if is_strict and not sa.event.contains(engine, "begin", begin):
+        sa.event.listen(engine, "begin", begin)
 
 
-def _begin(patience: float, connection: Connection) -> None:
+def _begin(patience: float, connection: sa.Connection) -> None:
     """If a process vanishes before its COMMIT, let it hold locks for at most `patience` seconds."""
     if not connection.info[_IS_STRICT]:
         return
     if driver(connection).autocommit:
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
-    limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
-    connection.execute(select(limit))
+    limit = sa.func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
+    connection.execute(sa.select(limit))

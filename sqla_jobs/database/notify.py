@@ -15,8 +15,8 @@ from functools import cache, lru_cache, partial
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 from psycopg import sql
-from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.orm import Session, object_session
 
 from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit, on_release
@@ -39,13 +39,13 @@ _EXIT = 1.0
 """How many seconds a program that ends right after its commit may spend on the last message."""
 
 
-def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
+def notify(connection: sa.Connection, channel: str, queues: Iterable[str]) -> None:
     """Tell listeners on other connections about jobs in these queues; "" means every queue."""
     for queue in queues:
-        connection.execute(select(func.pg_notify(channel, queue)))
+        connection.execute(sa.select(sa.func.pg_notify(channel, queue)))
 
 
-def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
+def _send(engine: sa.Engine, messages: Iterable[tuple[str, str]]) -> None:
     """Notify listeners. The commit is immediate and does not wait for the disk, since no row is written."""
     with engine.connect() as connection:
         try:
@@ -106,7 +106,7 @@ def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: st
                 after_commit(session, job, channel, what)
 
     for kind in kinds:
-        event.listen(entity, kind, changed)
+        sa.event.listen(entity, kind, changed)
 
 
 def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: str) -> None:
@@ -134,7 +134,7 @@ class _Notifier:
         self._fails = False
         """True from the first message that cannot be sent until the next one that is sent."""
 
-    def send(self, app: Engine, channel: str, queue: str) -> None:
+    def send(self, app: sa.Engine, channel: str, queue: str) -> None:
         """Send a message soon, over a connection like those of `app`. Return immediately, and never raise.
 
         The caller has already committed.
@@ -146,7 +146,7 @@ class _Notifier:
                     self._sent.clear()
                     self._there_is.set()
 
-    def _start(self, app: Engine) -> bool:
+    def _start(self, app: sa.Engine) -> bool:
         if time.monotonic() < self._hopeless_until:
             return False
         thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
@@ -163,7 +163,7 @@ class _Notifier:
         if self._thread is not None:
             self._sent.wait(timeout)
 
-    def _loop(self, app: Engine) -> None:
+    def _loop(self, app: sa.Engine) -> None:
         try:
             engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=1, name="sqla-jobs wakeup")
             engine.connect().close()
@@ -211,7 +211,7 @@ class _Notifier:
 _notifiers = PerEngine(_Notifier)
 
 
-def _notifier(engine: Engine) -> _Notifier:
+def _notifier(engine: sa.Engine) -> _Notifier:
     _prepare()
     return _notifiers.of(engine)
 

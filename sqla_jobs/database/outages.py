@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.driver import NoAnswer
 from sqla_jobs.database.engines import connect_args
@@ -73,12 +73,12 @@ def reached(connect: Callable[[], T], stop: threading.Event) -> T:
             say = log.debug
 
 
-def parameters_of(app: Engine) -> dict[str, Any]:
+def parameters_of(app: sa.Engine) -> dict[str, Any]:
     """Return the parameters with which an engine for psycopg connects. They are unknown if it has a `creator=`."""
     return {**app.dialect.create_connect_args(app.url)[1], **connect_args(app)}
 
 
-def warn_of_slow_hosts(app: Engine, patience: float) -> None:
+def warn_of_slow_hosts(app: sa.Engine, patience: float) -> None:
     """Log a warning if one host that does not answer leaves no time to try the others within `patience` seconds."""
     given = parameters_of(app)
     defaults = {one.keyword: one.val for one in psycopg.pq.Conninfo.get_defaults()}
@@ -88,7 +88,7 @@ def warn_of_slow_hosts(app: Engine, patience: float) -> None:
         log.warning(_SLOW, number, each, patience, max(2, int(patience / number)))
 
 
-def told(app: Engine, error: BaseException) -> str:
+def told(app: sa.Engine, error: BaseException) -> str:
     """Return the message about an outage. A standby knows since when it lasts."""
     age = None
     address: dict[str, Any] = parameters_of(app) | {"target_session_attrs": "any"}

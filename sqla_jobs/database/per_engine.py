@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class PerEngine(Generic[T]):
         self._make = make
         self._forget()
 
-    def of(self, engine: Engine) -> T:
+    def of(self, engine: sa.Engine) -> T:
         """Return an engine's object. The first request for an object creates it."""
         self._registered  # noqa: B018 - once
         with self._lock:
@@ -42,5 +42,5 @@ class PerEngine(Generic[T]):
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        self._objects: WeakKeyDictionary[Engine, T] = WeakKeyDictionary()
+        self._objects: WeakKeyDictionary[sa.Engine, T] = WeakKeyDictionary()
         self._lock = threading.Lock()

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
+import sqlalchemy as sa
 import tenacity
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.util import greenlet_spawn
@@ -32,9 +32,9 @@ _TRIES = 5
 class Connections(NamedTuple):
     """The connections for storing steps, separate from the sessions of tasks."""
 
-    once: Callable[[], AbstractContextManager[Connection]]
+    once: Callable[[], AbstractContextManager[sa.Connection]]
     """Opens a connection for one statement, which is a transaction of its own."""
-    begin: Callable[[], AbstractContextManager[Connection]]
+    begin: Callable[[], AbstractContextManager[sa.Connection]]
     """Opens a transaction, and commits it at the end of the block."""
     spawn: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Returns an awaitable that calls a function, which uses these connections."""
@@ -174,11 +174,11 @@ class StepStore:
             log_after_commit(error, self._attempt, f"the step {name!r:.200} is stored")
         return stored.result
 
-    def _find(self, connection: Connection, name: str) -> StoredStep | None:
+    def _find(self, connection: sa.Connection, name: str) -> StoredStep | None:
         return next((one for one in self._steps.load(connection, self._job.job_id) if one.name == name), None)
 
     @contextmanager
-    def _held(self) -> Generator[Connection]:
+    def _held(self) -> Generator[sa.Connection]:
         """Open a transaction that locks the job's row, and commit it at the end. Raises `LeaseGone` and `RowHeld`."""
         with self._connections.begin() as connection:
             if not self._steps.hold(connection, self._job):
@@ -220,12 +220,12 @@ class StepStore:
             raise found
         return found if isinstance(found, Received) else self._suspend(found)
 
-    def _waits(self, connection: Connection, name: str, number: int, kind: StepKind, length: float | None) -> Wait:
+    def _waits(self, connection: sa.Connection, name: str, number: int, kind: StepKind, length: float | None) -> Wait:
         """Return the sleep or wait of this name. Begin it if no earlier run has."""
         found = self._steps.look_at_wait(connection, self._job.job_id, name, ahead=self.ahead)
         return found or self._steps.open_wait(connection, self._job, name, number, kind, length=length)
 
-    def _put_off(self, connection: Connection, name: str, wait: Wait) -> RunEnd:
+    def _put_off(self, connection: sa.Connection, name: str, wait: Wait) -> RunEnd:
         """Store the run's end and return it.
 
         This happens in the transaction that found no signal, so that none arrives in between.

@@ -12,7 +12,7 @@ from operator import methodcaller
 from typing import Any, Protocol
 
 import psycopg
-from sqlalchemy import Connection, event
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
@@ -47,13 +47,13 @@ _UNUSED = "sqla_jobs.unused"
 
 @cache
 def _listen_to_sessions() -> None:
-    event.listen(Session, "after_begin", _note_connection)
+    sa.event.listen(Session, "after_begin", _note_connection)
     # before the application's listeners, which may raise
-    event.listen(Session, "after_commit", _note_commit, insert=True)
+    sa.event.listen(Session, "after_commit", _note_commit, insert=True)
 
 
-def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    connections: list[Connection] | None = session.info.get(_CONNECTIONS)
+def _note_connection(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
+    connections: list[sa.Connection] | None = session.info.get(_CONNECTIONS)
     if connections is None or connection in connections:
         return
     connections.append(connection)
@@ -192,7 +192,7 @@ class WorkerTransactions:
     @contextmanager
     def begin(self) -> Generator[Session]:
         session = self._made()
-        session.info[_CONNECTIONS] = list[Connection]()  # the factory may return the same session again
+        session.info[_CONNECTIONS] = list[sa.Connection]()  # the factory may return the same session again
         try:
             self._begin(session)
             yield session
@@ -299,7 +299,7 @@ class WorkerTransactions:
         if not is_writable:
             raise self._logged(_no_transaction("the server is read-only"))
 
-    def _begin_on(self, connection: Connection) -> bool:
+    def _begin_on(self, connection: sa.Connection) -> bool:
         """Begin the transaction. Return False if the server accepts no writes."""
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
@@ -331,11 +331,11 @@ class LazyTransactions(WorkerTransactions):
     @contextmanager
     def begin(self) -> Generator[Session]:
         with super().begin() as session:
-            event.listen(session, "after_begin", self._after_begin)  # after the application's listeners
+            sa.event.listen(session, "after_begin", self._after_begin)  # after the application's listeners
             try:
                 yield session
             finally:  # the factory may return the same session again
-                event.remove(session, "after_begin", self._after_begin)
+                sa.event.remove(session, "after_begin", self._after_begin)
                 session.info.pop(_UNUSED, None)
 
     def _begin(self, session: Session) -> None:
@@ -346,7 +346,7 @@ class LazyTransactions(WorkerTransactions):
             # this opens no connection; the task can then not begin and commit a transaction of its own
             session.begin()
 
-    def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    def _after_begin(self, session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
         if _UNUSED not in session.info or not self._queries.is_of_jobs(session, connection):
             return
         del session.info[_UNUSED]

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 from sqlalchemy.orm import InstanceState, Session, selectinload
 from sqlalchemy.orm.attributes import instance_state
 
@@ -40,7 +40,7 @@ class Following(Generic[U_co]):
     batch does not end in time, and `UnknownJob` if it does not exist in the database, or no longer exists.
     """
 
-    def __init__(self, engine: Engine, models: Models[Any], followed: Followed, timeout: float | None) -> None:
+    def __init__(self, engine: sa.Engine, models: Models[Any], followed: Followed, timeout: float | None) -> None:
         self._engine = engine
         self._models = models
         self._followed = followed
@@ -117,7 +117,7 @@ class Following(Generic[U_co]):
 
 
 def follow(
-    engine: Engine, models: Models[Any], what: JobMixin | int | BatchMixin, timeout: float | None
+    engine: sa.Engine, models: Models[Any], what: JobMixin | int | BatchMixin, timeout: float | None
 ) -> Following[Any]:
     """Return the updates of a job or a batch. Raises `ArgumentsError` if `what` has no id."""
     if timeout is not None:
@@ -126,12 +126,12 @@ def follow(
     return Following(engine, models, Followed(noun, _id_of(what)), timeout)
 
 
-def wait(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:
+def wait(engine: sa.Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:
     """Return the job once it has succeeded. Raises `JobFailed`, and the errors that `Following` raises."""
     return _ended(engine, models, last_update(follow(engine, models, job, timeout)))
 
 
-async def wait_async(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:  # noqa: ASYNC109
+async def wait_async(engine: sa.Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:  # noqa: ASYNC109
     """Do the same as `wait`, in an event loop."""
     last = await last_update_async(follow(engine, models, job, timeout))
     return await asyncio.to_thread(_ended, engine, models, last)
@@ -162,7 +162,7 @@ def _id_of(what: JobMixin | int | BatchMixin) -> int:
     return int(state.identity[0])
 
 
-def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
+def _ended(engine: sa.Engine, models: Models[J], last: JobUpdate) -> J:
     """Return the job after its last update, with its runs, detached from any session.
 
     Raises `JobFailed` and `UnknownJob`.

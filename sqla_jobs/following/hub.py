@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+import sqlalchemy as sa
 
 from sqla_jobs.actions.batches import count_all
 from sqla_jobs.database.engines import close_engine, own_engine
@@ -33,7 +33,7 @@ _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
 
 
-Read = Callable[[Connection, Collection[int]], Mapping[int, Update]]
+Read = Callable[[sa.Connection, Collection[int]], Mapping[int, Update]]
 """Reads some jobs or batches, by id."""
 
 
@@ -86,7 +86,7 @@ class Hub:
         self._added = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, app: Engine, watch: Watch) -> None:
+    def add(self, app: sa.Engine, watch: Watch) -> None:
         """Start watching a job or a batch in the database of `app`."""
         with self._lock:
             if self._thread is None:
@@ -101,7 +101,7 @@ class Hub:
         with self._lock:
             self._watches.discard(watch)
 
-    def _loop(self, app: Engine) -> None:
+    def _loop(self, app: sa.Engine) -> None:
         while not self._may_end():
             nobody = threading.Event()
             with suppress(Exception):  # nobody is waiting for the server to come back
@@ -114,7 +114,7 @@ class Hub:
             self._thread = None
             return True
 
-    def _serve_while_wanted(self, app: Engine, nobody: threading.Event) -> None:
+    def _serve_while_wanted(self, app: sa.Engine, nobody: threading.Event) -> None:
         """Read until there is nothing to follow. After an error, set `nobody` if nobody follows anything."""
         try:
             self._serve(app)
@@ -127,7 +127,7 @@ class Hub:
                 nobody.set()
             raise
 
-    def _serve(self, app: Engine) -> None:
+    def _serve(self, app: sa.Engine) -> None:
         engine = own_engine(app, patience=_PATIENCE, most=1, name="sqla-jobs following")
         try:
             with engine.begin() as connection:
@@ -136,7 +136,7 @@ class Hub:
         finally:
             close_engine(engine)
 
-    def _read_until_idle(self, engine: Engine, read: ReadUpdates, count: CountBatches) -> None:
+    def _read_until_idle(self, engine: sa.Engine, read: ReadUpdates, count: CountBatches) -> None:
         pause = count_at = 0.0
         idle_at = time.monotonic() + _IDLE
         while (now := time.monotonic()) < idle_at:
@@ -159,7 +159,7 @@ class Hub:
             self._added.wait(pause - shortest)
 
 
-def _read(engine: Engine, read: Read, watches: Collection[Watch]) -> bool:
+def _read(engine: sa.Engine, read: Read, watches: Collection[Watch]) -> bool:
     """Read the watches' jobs or batches, and return whether there is anything new."""
     with engine.begin() as connection:
         found = read(connection, {one.followed.id for one in watches})
@@ -170,7 +170,7 @@ def _read(engine: Engine, read: Read, watches: Collection[Watch]) -> bool:
 _hubs: PerEngine[dict[type[Any], Hub]] = PerEngine(dict)
 
 
-def hub_of(app: Engine, models: Models[Any]) -> Hub:
+def hub_of(app: sa.Engine, models: Models[Any]) -> Hub:
     """Return this process's hub for a database."""
     hubs = _hubs.of(app)
     return hubs.get(models.Job) or hubs.setdefault(models.Job, Hub(models))

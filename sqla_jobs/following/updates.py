@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select, true
+import sqlalchemy as sa
 
 from sqla_jobs.actions.batches import BatchCounts
 from sqla_jobs.models.types import ENDED, JobState
@@ -67,19 +67,19 @@ def in_words(update: Update) -> str:
 class ReadUpdates(Statement):
     """Read the states of some jobs, by id. Jobs that do not exist are missing from the result."""
 
-    def __call__(self, connection: Connection, job_ids: Collection[int]) -> dict[int, JobUpdate]:
+    def __call__(self, connection: sa.Connection, job_ids: Collection[int]) -> dict[int, JobUpdate]:
         rows = self._run(connection, {"job_ids": list(job_ids)}).all()
         return {row[0]: JobUpdate(row[0], row[1], JobState(row[2]), *row[3:]) for row in rows}
 
     def sql(self) -> Any:
         jobs, runs = self.tables.jobs, self.tables.runs
-        newest = select(func.max(runs.c.id)).where(runs.c.job_id == jobs.c.id).correlate(jobs).scalar_subquery()
-        last = select(runs.c.result, runs.c.error_type, runs.c.error).where(
+        newest = sa.select(sa.func.max(runs.c.id)).where(runs.c.job_id == jobs.c.id).correlate(jobs).scalar_subquery()
+        last = sa.select(runs.c.result, runs.c.error_type, runs.c.error).where(
             runs.c.id == newest, jobs.c.state.in_([str(state) for state in ENDED])
         )
         ended = last.correlate(jobs).lateral("ended")
         return (
-            select(
+            sa.select(
                 jobs.c.id,
                 jobs.c.task,
                 jobs.c.state,
@@ -90,6 +90,6 @@ class ReadUpdates(Statement):
                 ended.c.error_type,
                 ended.c.error,
             )
-            .select_from(jobs.outerjoin(ended, true()))
-            .where(jobs.c.id == any_(bindparam("job_ids", type_=ARRAY(BigInteger))))
+            .select_from(jobs.outerjoin(ended, sa.true()))
+            .where(jobs.c.id == sa.any_(sa.bindparam("job_ids", type_=sa.ARRAY(sa.BigInteger))))
         )

@@ -7,9 +7,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, Engine, text
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.comparison import compare
@@ -19,17 +19,17 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import LATEST, comment_of, found_version
 from sqla_jobs.rules.wording import page
 
-_LOCK = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 _LOCKED_AGAIN = 0.2
 """Seconds after which a locked upgrade is tried again."""
-_NO_LIMIT = text("SET LOCAL idle_in_transaction_session_timeout = 0")
-_HISTORIES = text("""
+_NO_LIMIT = sa.text("SET LOCAL idle_in_transaction_session_timeout = 0")
+_HISTORIES = sa.text("""
     SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = 'alembic_version' AND c.relkind IN ('r', 'p') ORDER BY 1
 """)
 
 
-def migrate(engine: Engine, models: Models[Any]) -> list[str]:
+def migrate(engine: sa.Engine, models: Models[Any]) -> list[str]:
     """Upgrade the tables to the latest version. Return a line for each step.
 
     If several callers run simultaneously, only one of them upgrades the tables, while the others wait. Raises
@@ -49,7 +49,7 @@ def migrate(engine: Engine, models: Models[Any]) -> list[str]:
             return _lines_of(found)
 
 
-def force_two_phases(engine: Engine, models: Models[Any]) -> None:
+def force_two_phases(engine: sa.Engine, models: Models[Any]) -> None:
     """Let Citus commit in two phases, as `migrations.citus` does."""
     with _alone(engine, models), engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         context = MigrationContext.configure(connection)
@@ -58,7 +58,7 @@ def force_two_phases(engine: Engine, models: Models[Any]) -> None:
 
 
 @contextmanager
-def _alone(engine: Engine, models: Models[Any]) -> Generator[None]:
+def _alone(engine: sa.Engine, models: Models[Any]) -> Generator[None]:
     """Wait until no other caller upgrades these tables, and keep other callers from starting.
 
     The lock belongs to a transaction of its own, since an upgrade consists of many transactions. The build of an index
@@ -75,7 +75,7 @@ def _alone(engine: Engine, models: Models[Any]) -> Generator[None]:
             time.sleep(_LOCKED_AGAIN)
 
 
-def print_migration(engine: Engine | None, models: Models[Any], output: TextIO) -> None:
+def print_migration(engine: sa.Engine | None, models: Models[Any], output: TextIO) -> None:
     """Write the SQL that `migrate` would run on this database.
 
     Without an engine, assume that there are no tables yet.
@@ -104,7 +104,7 @@ def _lines_of(found: int) -> list[str]:
     return [f"version {number}: {(step.__doc__ or '').strip()}" for number, step in steps]
 
 
-def _write_version(connection: Connection, models: Models[Any]) -> str:
+def _write_version(connection: sa.Connection, models: Models[Any]) -> str:
     """Write the missing version comment if the tables match otherwise. Raises `ConfigurationError` if they do not."""
     table = models.tables["jobs"]
     others = [one for one in compare(connection, models) if one.what != "version"]
@@ -115,16 +115,16 @@ def _write_version(connection: Connection, models: Models[Any]) -> str:
             f"are of, say so: COMMENT ON TABLE {table.fullname} IS 'sqla_jobs schema …'"
         )
     name: Any = connection.dialect.identifier_preparer.format_table(table)
-    connection.execute(text(f"COMMENT ON TABLE {name} IS '{comment_of(LATEST)}'"))
+    connection.execute(sa.text(f"COMMENT ON TABLE {name} IS '{comment_of(LATEST)}'"))
     return f"version {LATEST}: the tables fit, and their comment says so again"
 
 
-def histories(connection: Connection) -> list[str]:
+def histories(connection: sa.Connection) -> list[str]:
     """Return this database's schemas that contain an Alembic history."""
     return [*connection.scalars(_HISTORIES)]
 
 
-def _refuse_histories(connection: Connection) -> None:
+def _refuse_histories(connection: sa.Connection) -> None:
     if schemas := histories(connection):
         raise ConfigurationError(
             f"this database has an Alembic history (table {schemas[0]}.alembic_version), which would not know of what "

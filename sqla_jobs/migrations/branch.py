@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from sqlalchemy import MetaData, Table
+import sqlalchemy as sa
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations import running
@@ -31,9 +31,9 @@ def downgrade(op: Operations | ModuleType, *, from_: int, to: int) -> None:
     running.downgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 
 
-def _jobs_of(op: Operations | ModuleType) -> Table:
+def _jobs_of(op: Operations | ModuleType) -> sa.Table:
     target = op.get_context().opts.get("target_metadata")
-    several: Iterable[MetaData] = [target] if isinstance(target, MetaData) else target or ()
+    several: Iterable[sa.MetaData] = [target] if isinstance(target, sa.MetaData) else target or ()
     found = [table for metadata in several for table in metadata.tables.values() if MARK in table.info]
     if not found:
         raise ConfigurationError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, Table, bindparam, text
+import sqlalchemy as sa
 from sqlalchemy.orm import registry
 
 from sqla_jobs.models.citus import TWO_PHASES, managed
@@ -42,7 +42,7 @@ class Difference:
         return f"{subject} is {self.found}, expected {self.expected}"
 
 
-def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
+def compare(connection: sa.Connection, models: Models[Any]) -> list[Difference]:
     """Return all differences, table by table; none if the database matches what this version expects.
 
     The application's own columns need only exist. The order of columns is not compared. Neither are indexes and
@@ -72,13 +72,13 @@ def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
     return found
 
 
-def read_tables(connection: Connection, models: Models[Any]) -> dict[str, Facts]:
+def read_tables(connection: sa.Connection, models: Models[Any]) -> dict[str, Facts]:
     """Return the server's facts about the existing tables, by table name without the prefix."""
     oids = {noun: _oid(connection, table) for noun, table in models.tables.items()}
     return {noun: _read(connection, oid) for noun, oid in oids.items() if oid is not None}
 
 
-def _version(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
+def _version(connection: sa.Connection, models: Models[Any]) -> Iterator[Difference]:
     table = models.tables["jobs"]
     version = found_version(connection, table)
     if version != LATEST:
@@ -127,16 +127,16 @@ def _without_own(found: Facts, expected: Facts, own: set[str], declared: set[str
     return {key: facts for key, facts in found.items() if not is_own(*key)}
 
 
-def _expected(connection: Connection, prefix: str) -> dict[str, Facts]:
-    metadata = MetaData()
+def _expected(connection: sa.Connection, prefix: str) -> dict[str, Facts]:
+    metadata = sa.MetaData()
     models = map_models(registry(metadata=metadata), "pg_temp", prefix, JobMixin)
     metadata.create_all(connection, checkfirst=False)
     return read_tables(connection, models)
 
 
-def _oid(connection: Connection, table: Table) -> int | None:
+def _oid(connection: sa.Connection, table: sa.Table) -> int | None:
     name: Any = connection.dialect.identifier_preparer.format_table(table)
-    oid: int | None = connection.scalar(text("SELECT to_regclass(:name)::oid::bigint"), {"name": name})
+    oid: int | None = connection.scalar(sa.text("SELECT to_regclass(:name)::oid::bigint"), {"name": name})
     return oid
 
 
@@ -173,23 +173,23 @@ _FACTS: Mapping[str, str] = {
 }
 
 
-def _read(connection: Connection, oid: int) -> Facts:
+def _read(connection: sa.Connection, oid: int) -> Facts:
     return {
         (kind, str(row["name"])): {facet: str(value) for facet, value in row.items() if facet != "name"}
         for kind, query in _FACTS.items()
-        for row in connection.execute(text(query), {"oid": oid}).mappings()
+        for row in connection.execute(sa.text(query), {"oid": oid}).mappings()
     }
 
 
-_BESIDE = text("""
+_BESIDE = sa.text("""
     SELECT c.relname FROM pg_class c JOIN pg_class jobs ON jobs.relnamespace = c.relnamespace
     WHERE jobs.oid = :jobs AND c.relkind IN ('r', 'p')
     AND starts_with(c.relname, :prefix) AND c.relname NOT IN :known
     ORDER BY 1
-""").bindparams(bindparam("known", expanding=True))
+""").bindparams(sa.bindparam("known", expanding=True))
 
 
-def _extra_tables(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
+def _extra_tables(connection: sa.Connection, models: Models[Any]) -> Iterator[Difference]:
     """Yield the tables whose names begin with the prefix, except those of the application or another `Jobs`."""
     table = models.tables["jobs"]
     known = [one.name for one in table.metadata.tables.values()] + [f"{models.prefix}{TWO_PHASES}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, text
+import sqlalchemy as sa
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
@@ -14,24 +14,24 @@ TWO_PHASES = "two_phases"
 """The name, without the prefix, of the triggers, of their function, and of the table that the function updates."""
 FORCED_BY = ("jobs", "steps", "signals")
 """The tables with the triggers: these are written to in the same transactions as an application's tables."""
-_IS_THERE = text("SELECT to_regclass('pg_dist_partition') IS NOT NULL")
-_MANAGED = text("""
+_IS_THERE = sa.text("SELECT to_regclass('pg_dist_partition') IS NOT NULL")
+_MANAGED = sa.text("""
     SELECT name FROM unnest(CAST(:names AS text[])) AS name JOIN pg_dist_partition ON logicalrelid = to_regclass(name)
 """)
 
 
-def is_citus(connection: Connection) -> bool:
+def is_citus(connection: sa.Connection) -> bool:
     """Return whether Citus is installed in this database."""
     return bool(connection.scalar(_IS_THERE))
 
 
-def managed(connection: Connection, models: Models[Any]) -> list[str]:
+def managed(connection: sa.Connection, models: Models[Any]) -> list[str]:
     """Return the names of the jobs' tables that Citus manages, of whatever kind; none without Citus."""
     names = [connection.dialect.identifier_preparer.format_table(table) for table in models.tables.values()]
     return sorted(connection.scalars(_MANAGED, {"names": names})) if is_citus(connection) else []
 
 
-def check_unmanaged(connection: Connection, models: Models[Any]) -> None:
+def check_unmanaged(connection: sa.Connection, models: Models[Any]) -> None:
     """Raise `ConfigurationError` if Citus manages a table. Check this before the version, whose comment Citus drops."""
     if found := managed(connection, models):
         raise ConfigurationError(

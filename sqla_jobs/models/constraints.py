@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
+import sqlalchemy as sa
 from sqlalchemy.sql.elements import conv
 
 from sqla_jobs.models.types import HAS_LIVE_KEY, CatchUp, JobState, Overlap, StepKind, TickOutcome
@@ -32,7 +32,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
     relies on and cannot repair, and no index serves a single page.
     """
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "state", JobState),
         _check(table, "priority", f"{_PRIORITIES} @> CAST(priority AS integer)"),
         # only for waiting jobs: otherwise each change to a row would read its arguments, which may be large
@@ -41,62 +41,62 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
         _check(table, "gates", f"array_dims(gates) ~ '^.1:[1-{MOST_GATES}].$'"),
         # plain jobs come first, so that a claim for them does not scan past jobs waiting behind limits
-        Index(
+        sa.Index(
             f"{table}_queued",
             "queue",
-            text("(gates IS NULL)"),
+            sa.text("(gates IS NULL)"),
             "priority",
             "position",
-            postgresql_where=text("state = 'queued'"),
+            postgresql_where=sa.text("state = 'queued'"),
         ),
         # LIKE, so that the planner uses this index only for queries about gates
-        Index(
+        sa.Index(
             f"{table}_gated",
             "queue",
             "gates",
             "priority",
             "position",
-            postgresql_where=text("state LIKE 'queued' AND gates IS NOT NULL"),
+            postgresql_where=sa.text("state LIKE 'queued' AND gates IS NOT NULL"),
         ),
-        Index(
+        sa.Index(
             f"{table}_holding",
             "current_run_id",
-            postgresql_where=text("state = 'running' AND gates IS NOT NULL"),
+            postgresql_where=sa.text("state = 'running' AND gates IS NOT NULL"),
         ),
         # the head of an ordered key comes first: a job that has begun, or else the one with the lowest position
-        Index(
+        sa.Index(
             f"{table}_order",
             "ordered_by",
             "state",
-            text("(started_at IS NULL)"),
+            sa.text("(started_at IS NULL)"),
             "position",
-            postgresql_where=text("ordered_by IS NOT NULL"),
+            postgresql_where=sa.text("ordered_by IS NOT NULL"),
         ),
-        Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
+        sa.Index(f"{table}_scheduled", "run_at", postgresql_where=sa.text("state = 'scheduled'")),
         # jobs that run or have ended. The second condition is for queries of version 2 that use LIKE
-        Index(f"{table}_state", "state", "finished_at", postgresql_where=text(BEGUN_OR_ENDED)),
+        sa.Index(f"{table}_state", "state", "finished_at", postgresql_where=sa.text(BEGUN_OR_ENDED)),
         # jobs that watch another one, and those that the pruner deletes by a retention of their own
-        Index(f"{table}_apart", "state", "waits_for", postgresql_where=text(_APART)),
-        Index(f"{table}_batch", "batch_id", "state", "id", postgresql_where=text("batch_id IS NOT NULL")),
-        Index(
+        sa.Index(f"{table}_apart", "state", "waits_for", postgresql_where=sa.text(_APART)),
+        sa.Index(f"{table}_batch", "batch_id", "state", "id", postgresql_where=sa.text("batch_id IS NOT NULL")),
+        sa.Index(
             f"{table}_ticks",
             "schedule_id",
             "scheduled_for",
             unique=True,
-            postgresql_where=text("schedule_id IS NOT NULL"),
+            postgresql_where=sa.text("schedule_id IS NOT NULL"),
         ),
-        Index(
+        sa.Index(
             f"{table}_unique_key",
             "unique_key",
             unique=True,
-            postgresql_where=text(HAS_LIVE_KEY),
+            postgresql_where=sa.text(HAS_LIVE_KEY),
         ),
-        Index(
+        sa.Index(
             f"{table}_unique_period",
             "unique_key",
             "unique_period",
             unique=True,
-            postgresql_where=text("unique_period IS NOT NULL"),
+            postgresql_where=sa.text("unique_period IS NOT NULL"),
         ),
     )
 
@@ -104,28 +104,28 @@ def of_jobs(table: str) -> tuple[Any, ...]:
 def of_runs(table: str) -> tuple[Any, ...]:
     """Return the constraints and indexes on runs."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "outcome", RunOutcome),
         _check(table, "id", _ID),
         _check(table, "attempt", "attempt >= 0"),
         _check(table, "times", _in_range("started_at", "finished_at", "untold_at")),
-        Index(f"{table}_job_id", "job_id"),
+        sa.Index(f"{table}_job_id", "job_id"),
         # the next two indexes serve the dashboard's charts, and cost next to nothing when a successful job ends
-        Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
-        Index(
+        sa.Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
+        sa.Index(
             f"{table}_failed",
             "finished_at",
-            postgresql_where=text("outcome IN ('failed', 'retried', 'lost')"),
+            postgresql_where=sa.text("outcome IN ('failed', 'retried', 'lost')"),
         ),
-        Index(f"{table}_untold", "untold_at", postgresql_where=text("untold_at IS NOT NULL")),
+        sa.Index(f"{table}_untold", "untold_at", postgresql_where=sa.text("untold_at IS NOT NULL")),
     )
 
 
 def of_schedules(table: str) -> tuple[Any, ...]:
     """Return the constraints on schedules."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
-        UniqueConstraint("name", name=conv(f"{table}_name_key")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.UniqueConstraint("name", name=conv(f"{table}_name_key")),
         _one_of(table, "catch_up", CatchUp),
         _one_of(table, "overlap", Overlap),
         _check(table, "id", _ID),
@@ -140,19 +140,19 @@ def of_schedules(table: str) -> tuple[Any, ...]:
 def of_ticks(table: str) -> tuple[Any, ...]:
     """Return the constraints and the index on ticks."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "outcome", TickOutcome),
         _check(table, "id", _ID),
         _check(table, "count", "count > 0"),
         _check(table, "times", _in_range("scheduled_for", "until", "at")),
-        Index(f"{table}_schedule", "schedule_id", "scheduled_for"),
+        sa.Index(f"{table}_schedule", "schedule_id", "scheduled_for"),
     )
 
 
 def of_processes(table: str) -> tuple[Any, ...]:
     """Return the constraints on processes."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "queues", _object("queues")),
         _check(table, "tasks", _object("tasks")),
         _check(table, "set_aside", _object("set_aside")),
@@ -165,7 +165,7 @@ def of_processes(table: str) -> tuple[Any, ...]:
 def of_queues(table: str) -> tuple[Any, ...]:
     """Return the constraints on queues."""
     return (
-        PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at", "paused_until")),
     )
 
@@ -173,7 +173,7 @@ def of_queues(table: str) -> tuple[Any, ...]:
 def of_paused_tasks(table: str) -> tuple[Any, ...]:
     """Return the constraints on paused tasks."""
     return (
-        PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at", "paused_until")),
     )
 
@@ -181,7 +181,7 @@ def of_paused_tasks(table: str) -> tuple[Any, ...]:
 def of_limits(table: str) -> tuple[Any, ...]:
     """Return the constraints on limits."""
     return (
-        PrimaryKeyConstraint("gate", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("gate", name=conv(f"{table}_pkey")),
         _check(
             table,
             "gate",
@@ -199,7 +199,7 @@ def of_limits(table: str) -> tuple[Any, ...]:
 def of_starts(table: str) -> tuple[Any, ...]:
     """Return the constraints on the starts of jobs behind gates."""
     return (
-        PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
         _check(table, "total", f"count BETWEEN 1 AND {MOST_RUNNING} AND total BETWEEN count AND {MAX_ID}"),
         _check(table, "times", _in_range("started_at")),
     )
@@ -208,7 +208,7 @@ def of_starts(table: str) -> tuple[Any, ...]:
 def of_batches(table: str) -> tuple[Any, ...]:
     """Return the constraints on batches."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "id", _ID),
         _check(table, "times", _in_range("created_at", "closed_at")),
     )
@@ -221,22 +221,22 @@ def of_edges(table: str, job_id: Any) -> tuple[Any, ...]:
     The constraint is deferred, so that one transaction can delete both jobs of an edge in any order.
     """
     return (
-        PrimaryKeyConstraint("job_id", "place", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("job_id", "place", name=conv(f"{table}_pkey")),
         _of_job(table, "job_id", job_id, ondelete="CASCADE"),
         _of_job(table, "needs_id", job_id, deferrable=True, initially="DEFERRED"),
         _check(table, "place", "place > 0"),
         _check(table, "needs_id", "needs_id < job_id AND num_nonnulls(needs_id, batch_id) < 2"),
-        Index(f"{table}_needs_id", "needs_id", postgresql_where=text("needs_id IS NOT NULL")),
-        Index(f"{table}_batch_id", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
+        sa.Index(f"{table}_needs_id", "needs_id", postgresql_where=sa.text("needs_id IS NOT NULL")),
+        sa.Index(f"{table}_batch_id", "batch_id", postgresql_where=sa.text("batch_id IS NOT NULL")),
         # finds a job's few edges to batches, even if it has thousands of edges to jobs
-        Index(f"{table}_batches", "job_id", postgresql_where=text("batch_id IS NOT NULL")),
+        sa.Index(f"{table}_batches", "job_id", postgresql_where=sa.text("batch_id IS NOT NULL")),
     )
 
 
 def of_steps(table: str, job_id: Any) -> tuple[Any, ...]:
     """Return the constraints on steps."""
     return (
-        PrimaryKeyConstraint("job_id", "name", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("job_id", "name", name=conv(f"{table}_pkey")),
         _of_job(table, "job_id", job_id, ondelete="CASCADE"),
         _one_of(table, "kind", StepKind),
         _check(table, "number", "number BETWEEN 1 AND 1000"),
@@ -247,33 +247,33 @@ def of_steps(table: str, job_id: Any) -> tuple[Any, ...]:
 def of_signals(table: str, job_id: Any) -> tuple[Any, ...]:
     """Return the constraints and the index on signals."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _of_job(table, "job_id", job_id, ondelete="CASCADE"),
         _check(table, "id", _ID),
         _check(table, "times", _in_range("sent_at")),
-        Index(f"{table}_job_id", "job_id", "name", "id"),
+        sa.Index(f"{table}_job_id", "job_id", "name", "id"),
     )
 
 
-def _of_job(table: str, column: str, job_id: Any, **options: Any) -> ForeignKeyConstraint:
-    return ForeignKeyConstraint([column], [job_id], name=conv(f"{table}_{column}_fkey"), **options)
+def _of_job(table: str, column: str, job_id: Any, **options: Any) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint([column], [job_id], name=conv(f"{table}_{column}_fkey"), **options)
 
 
 def of_audit(table: str) -> tuple[Any, ...]:
     """Return the constraints on the audit log."""
     return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        sa.PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "id", _ID),
         _check(table, "details", _object("details")),
         _check(table, "times", _in_range("at")),
     )
 
 
-def _check(table: str, name: str, rule: str) -> CheckConstraint:
-    return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
+def _check(table: str, name: str, rule: str) -> sa.CheckConstraint:
+    return sa.CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
 
 
-def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
+def _one_of(table: str, column: str, words: Any) -> sa.CheckConstraint:
     return _check(table, column, f"{column} = ANY ('{{{','.join(words)}}}')")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import FetchedValue, Table
+import sqlalchemy as sa
 
 from sqla_jobs.models.columns import JobMixin
 
 
-def name_only_what_is_set(jobs: Table) -> None:
+def name_only_what_is_set(jobs: sa.Table) -> None:
     """Leave the library's columns that have no value out of a new job's INSERT.
 
     Otherwise SQLAlchemy would set nullable columns without a default to NULL. Every role that enqueues would then need
@@ -18,4 +18,4 @@ def name_only_what_is_set(jobs: Table) -> None:
     for name in JobMixin.__annotations__.keys() & jobs.columns.keys():
         column: Any = jobs.columns[name]
         if column.nullable and column.server_default is None:
-            column.server_default = FetchedValue()
+            column.server_default = sa.FetchedValue()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Dialect
+import sqlalchemy as sa
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import page
 
 
-def check_dialect(dialect: Dialect) -> None:
+def check_dialect(dialect: sa.Dialect) -> None:
     """Raise `ConfigurationError` if the database is not PostgreSQL, before a table is created in it."""
     if dialect.name != "postgresql":
         raise ConfigurationError(

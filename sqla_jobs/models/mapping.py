@@ -11,8 +11,7 @@ from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Column, Connection, MetaData, Sequence, Table, event
-from sqlalchemy import inspect as sa_inspect
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import foreign, registry, relationship
 from sqlalchemy.sql.visitors import iterate
@@ -78,8 +77,8 @@ class Models(Generic[J]):
     Edge: type[EdgeMixin]
     Step: type[StepMixin]
     Signal: type[SignalMixin]
-    positions: Sequence
-    run_ids: Sequence
+    positions: sa.Sequence
+    run_ids: sa.Sequence
 
     @property
     def prefix(self) -> str:
@@ -87,11 +86,11 @@ class Models(Generic[J]):
         return self.positions.name.removesuffix(_POSITIONS)
 
     @property
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> dict[str, sa.Table]:
         """The tables, by name without the prefix: jobs, runs and so on."""
         plain = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask)
         mapped = (*plain, self.Limit, self.Start, self.Audit, self.Batch, self.Edge, self.Step, self.Signal)
-        return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
+        return {model.__tablename__.removeprefix(self.prefix): cast("sa.Table", model.__table__) for model in mapped}
 
     @cached_property
     def channel(self) -> str:
@@ -130,8 +129,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit, *of_workflows = names
     batches, edges, steps, signals = of_workflows
     # the identity columns' sequences, by the names that PostgreSQL gives them
-    positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
-    run_ids = Sequence(f"{runs}_id_seq", schema=schema)
+    positions = sa.Sequence(f"{prefix}{_POSITIONS}", schema=schema)
+    run_ids = sa.Sequence(f"{runs}_id_seq", schema=schema)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
 
     def mapped(mixin: type[Any], table: str, *args: Any, **options: Any) -> type[Any]:
@@ -190,12 +189,16 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         positions=positions,
         run_ids=run_ids,
     )
-    event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
+    sa.event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
     return models
 
 
 def _check_dialect(
-    own: set[Table], metadata: MetaData, connection: Connection, tables: Iterable[Table] | None = None, **_: object
+    own: set[sa.Table],
+    metadata: sa.MetaData,
+    connection: sa.Connection,
+    tables: Iterable[sa.Table] | None = None,
+    **_: object,
 ) -> None:
     if tables is None or not own.isdisjoint(tables):
         check_dialect(connection.dialect)
@@ -208,10 +211,10 @@ def check_prefix(prefix: str) -> None:
 
 
 def _mapper(entity: type[Any]) -> Any:
-    return sa_inspect(entity)
+    return sa.inspect(entity)
 
 
-def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
+def _registry_of(base: type[Any] | registry) -> tuple[registry, sa.MetaData]:
     if isinstance(base, registry):
         return base, base.metadata
     found = getattr(base, "registry", getattr(base, "_sa_registry", None))  # SQLModel's registry has no public name
@@ -221,13 +224,13 @@ def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
             "or a sqlalchemy.orm.registry"
         )
     metadata = getattr(base, "metadata", None)
-    return found, metadata if isinstance(metadata, MetaData) else found.metadata
+    return found, metadata if isinstance(metadata, sa.MetaData) else found.metadata
 
 
 def _check_job_class(job_class: type[Any]) -> None:
     if not (isinstance(job_class, type) and issubclass(job_class, JobMixin)):
         raise ConfigurationError(f"job_class must be a subclass of sqla_jobs.JobMixin, got {job_class!r}")
-    if sa_inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "registry", None), registry):
+    if sa.inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "registry", None), registry):
         raise ConfigurationError(
             f"job_class={job_class.__name__} is mapped already: leave it unmapped "
             "(class MyJob(JobMixin), without your Base), Jobs(…) maps it; each Jobs takes a class of its own"
@@ -240,18 +243,18 @@ def _check_job_class(job_class: type[Any]) -> None:
         )
 
 
-def columns_of(entity: type[Any]) -> dict[str, Column[Any]]:
+def columns_of(entity: type[Any]) -> dict[str, sa.Column[Any]]:
     """Return the columns of the entity's table, by attribute name.
 
     Computed columns, such as a `column_property`, are left out.
     """
-    return {name: column for name, column in _mapper(entity).columns.items() if isinstance(column, Column)}
+    return {name: column for name, column in _mapper(entity).columns.items() if isinstance(column, sa.Column)}
 
 
 def _refuse_unmapped_columns(job_class: type[Any]) -> None:
     """Refuse computed columns of an unmapped class: every SELECT would fail, with an error that hides the cause."""
     for name, computed in _mapper(job_class).columns.items():
-        if any(isinstance(part, Column) and getattr(part, "table", None) is None for part in iterate(computed)):
+        if any(isinstance(part, sa.Column) and getattr(part, "table", None) is None for part in iterate(computed)):
             raise ConfigurationError(
                 f"{job_class.__name__}.{name} is computed of columns that belong to no table yet: write it as a "
                 f"function of the class, @declared_attr def {name}(cls): return column_property(… cls.priority …)"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import FromClause, func
+import sqlalchemy as sa
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state
 
 
 def now() -> Any:
     """Return the server's current time, as a column's default."""
-    return func.clock_timestamp()
+    return sa.func.clock_timestamp()
 
 
 class Row:
@@ -21,7 +21,7 @@ class Row:
     """
 
     if TYPE_CHECKING:
-        __table__: ClassVar[FromClause]
+        __table__: ClassVar[sa.FromClause]
         __tablename__: ClassVar[str]
 
     def __init__(self, **values: Any) -> None:

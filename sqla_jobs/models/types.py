@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, literal_column
+import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
 Words = TypeVar("Words", bound=StrEnum)
@@ -111,10 +111,10 @@ HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN {LIVE_WORDS}"
 """The predicate of the unique index. ON CONFLICT must repeat it in the same words."""
 
 
-class WordType(TypeDecorator[Words], Generic[Words]):
+class WordType(sa.TypeDecorator[Words], Generic[Words]):
     """Text in the database, a StrEnum in Python. A word that this version does not know remains plain text."""
 
-    impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = sa.Text
     cache_ok: bool | None = True
     # so that Alembic's autogenerate writes sa.Text(), which does not need to import this library
     __module__ = "sqlalchemy.types"
@@ -129,10 +129,10 @@ class WordType(TypeDecorator[Words], Generic[Words]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _word_type, (self.words,)
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         return None if value is None else str(value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
         return self.words.__members__.get(value, value) if value is not None else None
 
 
@@ -144,13 +144,13 @@ PARKED = datetime(9999, 12, 31, tzinfo=UTC)
 """A `run_at` that never comes: `'infinity'` in the database. The job waits until it is given another `run_at`."""
 
 
-class RunAtType(TypeDecorator[datetime]):
+class RunAtType(sa.TypeDecorator[datetime]):
     """A time with a time zone. `PARKED` stands for the database's 'infinity', which no `datetime` can represent.
 
     Other times that no `datetime` can represent are read as the nearest that one can.
     """
 
-    impl: TypeEngine[Any] | type[TypeEngine[Any]] = DateTime
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = sa.DateTime
     cache_ok: bool | None = True
     __module__ = "sqlalchemy.types"  # for the same reason as in `WordType`
 
@@ -160,14 +160,14 @@ class RunAtType(TypeDecorator[datetime]):
     def __repr__(self) -> str:
         return "DateTime(timezone=True)"
 
-    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        return case((column > _PARKED, _PARKED), (column < _FIRST, _FIRST), else_=column)
+    def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return sa.case((column > _PARKED, _PARKED), (column < _FIRST, _FIRST), else_=column)
 
-    def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
-        return case((bindparam == _PARKED, _INFINITY), else_=bindparam)
+    def bind_expression(self, bindparam: Any) -> sa.ColumnElement[Any]:
+        return sa.case((bindparam == _PARKED, _INFINITY), else_=bindparam)
 
 
 _INFINITY, _PARKED, _FIRST = (
-    literal_column(f"TIMESTAMPTZ '{moment}'", DateTime(timezone=True))
+    sa.literal_column(f"TIMESTAMPTZ '{moment}'", sa.DateTime(timezone=True))
     for moment in ("infinity", "9999-12-31 UTC", "0001-01-02 UTC")
 )

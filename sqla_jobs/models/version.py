@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Table, cast, func, select, text
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import OID
 
 from sqla_jobs.errors import ConfigurationError
@@ -30,11 +30,11 @@ def comment_of(version: int) -> str:
     return f"sqla_jobs schema {version}"
 
 
-def found_version(connection: Connection, jobs: Table) -> int | None:
+def found_version(connection: sa.Connection, jobs: sa.Table) -> int | None:
     """Return the tables' version in this database: 0 if there are no tables, None if the comment does not state it."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
-    oid = func.to_regclass(name)
-    is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
+    oid = sa.func.to_regclass(name)
+    is_there, comment = connection.execute(sa.select(oid.is_not(None), sa.func.obj_description(oid, "pg_class"))).one()
     if not is_there:
         return 0
     return version_in(comment)
@@ -59,27 +59,29 @@ def version_in(comment: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def schema_of(connection: Connection, jobs: Table) -> str | None:
+def schema_of(connection: sa.Connection, jobs: sa.Table) -> str | None:
     """Return the schema in which this connection finds the jobs table. None if there is no such table."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
     schema: str | None = connection.scalar(_SCHEMA, {"name": name})
     return schema
 
 
-def identity_of(connection: Connection, jobs: Table) -> tuple[Any, ...]:
+def identity_of(connection: sa.Connection, jobs: sa.Table) -> tuple[Any, ...]:
     """Return what tells this jobs table from those of all other databases and servers, until its server restarts."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
-    table = cast(func.to_regclass(name), OID)
-    return tuple(connection.execute(select(func.pg_postmaster_start_time(), func.current_database(), table)).one())
+    table = sa.cast(sa.func.to_regclass(name), OID)
+    return tuple(
+        connection.execute(sa.select(sa.func.pg_postmaster_start_time(), sa.func.current_database(), table)).one()
+    )
 
 
-_SCHEMA = text(
+_SCHEMA = sa.text(
     "SELECT nspname FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace "
     "WHERE pg_class.oid = to_regclass(:name)"
 )
 
 
-def check_version(connection: Connection, jobs: Table) -> None:
+def check_version(connection: sa.Connection, jobs: sa.Table) -> None:
     """Raise `ConfigurationError` if this code cannot work with this database's tables."""
     found = found_version(connection, jobs)
     if found == 0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.batches import BatchCounts, UnknownBatch, count_all
@@ -43,7 +43,7 @@ class BatchStatus:
 def read_batches(session: Session, jobs: Jobs[Any], most: int, *, below: int | None = None) -> list[BatchStatus]:
     """Return at most `most` batches, the newest first. With `below`, return only batches with a smaller id."""
     batch = jobs.Batch
-    wanted = select(batch.id, batch.name, batch.created_at, batch.closed_at).order_by(batch.id.desc()).limit(most)
+    wanted = sa.select(batch.id, batch.name, batch.created_at, batch.closed_at).order_by(batch.id.desc()).limit(most)
     if below is not None:
         wanted = wanted.where(batch.id < below)
     return _with_counts(session, jobs, ask(session, jobs, wanted).all())
@@ -60,7 +60,7 @@ def read_batch(session: Session, jobs: Jobs[Any], batch_id: int) -> BatchStatus:
 def read_statuses(session: Session, jobs: Jobs[Any], ids: Sequence[int]) -> list[BatchStatus]:
     """Return these batches, in the order of their ids."""
     batch = jobs.Batch
-    wanted = select(batch.id, batch.name, batch.created_at, batch.closed_at).where(batch.id.in_(ids))
+    wanted = sa.select(batch.id, batch.name, batch.created_at, batch.closed_at).where(batch.id.in_(ids))
     return _with_counts(session, jobs, ask(session, jobs, wanted.order_by(batch.id)).all()) if ids else []
 
 

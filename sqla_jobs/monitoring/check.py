@@ -10,7 +10,7 @@ from shlex import quote
 from string import Formatter
 from typing import Any
 
-from sqlalchemy import Executable
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -94,7 +94,7 @@ class Look:
         self._found: dict[str | Callable[[Look], Rows], list[dict[str, Any]]] = {}
         self._words = _Words(jobs)
 
-    def ask(self, question: Executable) -> Any:
+    def ask(self, question: sa.Executable) -> Any:
         """Execute a statement on the jobs' database."""
         return ask(self.session, self.jobs, question)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, TextClause, cast, func, select, text
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -18,7 +18,7 @@ from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 10_000
 """The maximum number of failed runs that are read, over all tasks."""
-BAD: TextClause = text("outcome IN ('failed', 'retried', 'lost')")
+BAD: sa.TextClause = sa.text("outcome IN ('failed', 'retried', 'lost')")
 """The condition of the index of failed runs, in its words."""
 _SEEN = 4
 """Among this many times as many runs that failed, were retried or lost, those of the wanted outcomes are looked for."""
@@ -51,7 +51,7 @@ def read_failures(
 ) -> list[Failures]:
     """Return the failures that are at most `within` old, the most frequent first. The newest `most` runs are read."""
     job, run = jobs.Job, jobs.Run
-    since = func.now() - within
+    since = sa.func.now() - within
     found = _groups(session, jobs, ["failed", "lost"], job.state == "failed", most, run.finished_at > since)
     return [Failures(*values) for *values, _ in found]
 
@@ -67,20 +67,20 @@ def _groups(
     session: Session,
     jobs: Jobs[Any],
     outcomes: Sequence[str],
-    condition: ColumnElement[bool],
+    condition: sa.ColumnElement[bool],
     most: int,
-    *narrower: ColumnElement[bool],
+    *narrower: sa.ColumnElement[bool],
 ) -> list[tuple[Any, ...]]:
     """Return the fields of failures, each with its first `run_at`. `condition` is about the job of a run."""
     job, run = jobs.Job, jobs.Run
-    seen = select(run.id, run.job_id, run.error_type, run.outcome, run.finished_at).where(BAD, *narrower)
+    seen = sa.select(run.id, run.job_id, run.error_type, run.outcome, run.finished_at).where(BAD, *narrower)
     last = seen.order_by(run.finished_at.desc()).limit(min(_SEEN * most, 2**31 - 1)).subquery("seen")
-    newest = select(last.c.id, last.c.job_id, last.c.error_type).where(last.c.outcome.in_(outcomes))
+    newest = sa.select(last.c.id, last.c.job_id, last.c.error_type).where(last.c.outcome.in_(outcomes))
     read = newest.order_by(last.c.finished_at.desc()).limit(most).cte("newest").prefix_with("MATERIALIZED")
-    kind, count, newest_id = func.coalesce(read.c.error_type, ""), func.count(), func.max(read.c.id)
-    is_least = select(func.count() == most).select_from(read).scalar_subquery()
+    kind, count, newest_id = sa.func.coalesce(read.c.error_type, ""), sa.func.count(), sa.func.max(read.c.id)
+    is_least = sa.select(sa.func.count() == most).select_from(read).scalar_subquery()
     grouped = (
-        select(job.task, kind, count, newest_id, func.min(job.run_at), is_least)
+        sa.select(job.task, kind, count, newest_id, sa.func.min(job.run_at), is_least)
         .join(job, job.id == read.c.job_id)
         .where(condition, read.c.id == last_run_of(run, job.id))
         .group_by(job.task, kind)
@@ -102,7 +102,7 @@ def _examples(session: Session, jobs: Jobs[Any], run_ids: Sequence[int]) -> dict
     """Return the job and the error of each of these runs, without secrets."""
     job, run = jobs.Job, jobs.Run
     rows = session.execute(
-        select(run.id, job.id, job.task, run.error, cast(job.args, Text))
+        sa.select(run.id, job.id, job.task, run.error, sa.cast(job.args, sa.Text))
         .join(job, job.id == run.job_id)
         .where(run.id.in_(run_ids))
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from sqlalchemy import Text, column, func, not_, or_, select, true, values
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -44,7 +44,7 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
         queues,
         counted,
         {*running},
-        read_limits(session, jobs, or_(limit.gate.startswith("@"), not_(limit.gate.like("%=_%")))),
+        read_limits(session, jobs, sa.or_(limit.gate.startswith("@"), sa.not_(limit.gate.like("%=_%")))),
         Counter(one.kind for one in processes if one.alive),
         Counter(one.kind for one in processes if not one.alive),
         _oldest_heartbeats(processes),
@@ -94,32 +94,32 @@ def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Itera
     Each count follows an index, so it reads only rows that it counts.
     """
     job: Any = jobs.Job
-    first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
-    watching = select(job.task).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
+    first = sa.select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
+    watching = sa.select(job.task).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
     blocked = watching.limit(COUNTED).subquery()
     for state, some in (("scheduled", first), ("blocked", blocked)):
-        yield from _grouped(session, jobs, state, select(some.c.task, func.count()).group_by(some.c.task))
+        yield from _grouped(session, jobs, state, sa.select(some.c.task, sa.func.count()).group_by(some.c.task))
     if queues:
         each = _each(queues)
         following = (
-            select(job.task)
+            sa.select(job.task)
             .where(job.state == "queued", job.queue == each.c.name)
             .order_by(job.gates.is_(None), job.priority, job.position)
             .limit(max(1, _NEXT // len(queues)))
             .correlate(each)
             .lateral("following")
         )
-        of_each = select(following.c.task, func.count()).select_from(each.join(following, true()))
+        of_each = sa.select(following.c.task, sa.func.count()).select_from(each.join(following, sa.true()))
         yield from _grouped(session, jobs, "queued", of_each.group_by(following.c.task))
-    failed = select(job.task).where(job.state == "failed").order_by(job.finished_at.desc()).limit(COUNTED).subquery()
-    yield from _grouped(session, jobs, "failed", select(failed.c.task, func.count()).group_by(failed.c.task))
+    failed = sa.select(job.task).where(job.state == "failed").order_by(job.finished_at.desc()).limit(COUNTED).subquery()
+    yield from _grouped(session, jobs, "failed", sa.select(failed.c.task, sa.func.count()).group_by(failed.c.task))
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[tuple[str, str], int]:
     """Return the number of running jobs by task and queue."""
     job: Any = jobs.Job
-    some = select(job.task, job.queue).where(job.state == "running").subquery()
-    by_origin = select(some.c.task, some.c.queue, func.count()).group_by(some.c.task, some.c.queue)
+    some = sa.select(job.task, job.queue).where(job.state == "running").subquery()
+    by_origin = sa.select(some.c.task, some.c.queue, sa.func.count()).group_by(some.c.task, some.c.queue)
     return {(task, queue): number for task, queue, number in ask(session, jobs, by_origin)}
 
 
@@ -129,4 +129,4 @@ def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Itera
 
 
 def _each(names: Sequence[str]) -> Any:
-    return values(column("name", Text), name="each").data([(name,) for name in names])
+    return sa.values(sa.column("name", sa.Text), name="each").data([(name,) for name in names])

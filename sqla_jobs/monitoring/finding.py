@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import DateTime, Executable, func, select, type_coerce
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.binding import Binding
@@ -37,22 +37,22 @@ class Finding:
         return f"{self.about}: {self.found}"
 
 
-def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
+def ask(session: Session, jobs: Jobs[Any], question: sa.Executable, **values: Any) -> Any:
     """Execute a statement on the jobs' database, even if the session uses several databases."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
 
 
 def readable(column: Any) -> Any:
     """Return a column as a driver can read it, since plain SQL may store an infinite time in a job."""
-    is_moment = isinstance(column.type, DateTime) and column.type.timezone
-    return (type_coerce(column, RunAtType()) if is_moment else column).label(column.key)
+    is_moment = isinstance(column.type, sa.DateTime) and column.type.timezone
+    return (sa.type_coerce(column, RunAtType()) if is_moment else column).label(column.key)
 
 
 @contextmanager
 def brief(binding: Binding, jobs: Jobs[Any], seconds: float) -> Generator[Session]:
     """Open a transaction on a database of jobs in which the server cancels statements that take over `seconds`."""
     with binding.session() as session:
-        ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
+        ask(session, jobs, sa.select(sa.func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import func, or_, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -55,14 +55,14 @@ def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
         names = [task._declaration.name, *task._declaration.aliases]
         found |= dict.fromkeys(task._declaration.gates_beside(job.args_text, job.gates or ()))
     limit: Any = jobs.Limit
-    by_operators = select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
+    by_operators = sa.select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
     return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]
 
 
 def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
     job = jobs.Job
     key = described(order)
-    row = ask(session, jobs, select(job.state, job.run_at).where(job.id == head)).one_or_none()
+    row = ask(session, jobs, sa.select(job.state, job.run_at).where(job.id == head)).one_or_none()
     if row is None or row.state == JobState.queued:
         return f"The jobs of {key} start in their order, and job {head} is before it."
     if row.state == JobState.failed:
@@ -99,9 +99,9 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
     row = ask(
         session,
         jobs,
-        select(limit.gate, limit.set_at)
-        .where(limit.gate.in_(rows), or_(limit.running == 0, limit.rate == 0))
-        .order_by(func.length(limit.gate).desc())
+        sa.select(limit.gate, limit.set_at)
+        .where(limit.gate.in_(rows), sa.or_(limit.running == 0, limit.rate == 0))
+        .order_by(sa.func.length(limit.gate).desc())
         .limit(1),
     ).first()
     if row is None or row.set_at is None:

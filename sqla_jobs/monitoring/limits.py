@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal, or_, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -36,7 +36,7 @@ KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
 
 
 def read_limits(
-    session: Session, jobs: Jobs[Any], *which: ColumnElement[bool], exact: bool = False
+    session: Session, jobs: Jobs[Any], *which: sa.ColumnElement[bool], exact: bool = False
 ) -> list[LimitStatus]:
     """Return the limits in effect that meet the conditions, sorted by name, with those of queues last.
 
@@ -44,7 +44,7 @@ def read_limits(
     the longer it takes.
     """
     limit: Any = jobs.Limit
-    in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
+    in_effect = sa.select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
     rows: list[Any] = list(ask(session, jobs, in_effect))
     if not rows:
         return []
@@ -86,9 +86,11 @@ def read_setters(
     """
     moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
     line = jobs.Audit
-    last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
+    last = (
+        sa.select(sa.func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
+    )
     columns = (line.subject, line.at, line.actor, line.details["reason"].astext)
-    lines = ask(session, jobs, select(*columns).where(line.id.in_(last))) if moments else ()
+    lines = ask(session, jobs, sa.select(*columns).where(line.id.in_(last))) if moments else ()
     found = [(*moments[subject], at, actor, reason) for subject, at, actor, reason in lines]
     return {gate: (actor, reason) for gate, since, at, actor, reason in found if at >= since}
 
@@ -127,8 +129,8 @@ def rows_of(gates: Collection[str]) -> set[str]:
 
 def _queued(session: Session, jobs: Jobs[Any], queue: str, most: int) -> Count:
     job: Any = jobs.Job
-    some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(most + 1).subquery()
-    found = ask(session, jobs, select(func.count()).select_from(some)).scalar_one()
+    some = sa.select(sa.literal(1)).where(job.state == "queued", job.queue == queue).limit(most + 1).subquery()
+    found = ask(session, jobs, sa.select(sa.func.count()).select_from(some)).scalar_one()
     return Count(min(found, most), is_least=found > most)
 
 
@@ -140,8 +142,8 @@ def _closed_limits(look: Look) -> Rows:
     """Find limits that have let nothing start for more than a day."""
     limit: Any = look.jobs.Limit
     age = age_of(limit.changed_at)
-    is_closed = or_(limit.running == 0, limit.rate == 0)
-    ages: dict[str, float] = dict(look.ask(select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
+    is_closed = sa.or_(limit.running == 0, limit.rate == 0)
+    ages: dict[str, float] = dict(look.ask(sa.select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
     for one in read_limits(look.session, look.jobs) if ages else ():
         if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it, and no job waits
             name = named_on_command_line(one.gate)
@@ -155,7 +157,9 @@ def _closed_limits(look: Look) -> Rows:
 def _split_limits(look: Look) -> Rows:
     """Find limits whose keys are hashed by one program but not by another."""
     limit: Any = look.jobs.Limit
-    rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
+    rows = (
+        sa.select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
+    )
     for gate, declared, tasks in look.ask(rows):
         if (how := split_between(declared, tasks)) is not None:
             yield {"title": titled(gate), "how": how}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -54,7 +54,7 @@ def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Any]:
 def _paused(session: Session, jobs: Jobs[Any], what: Any, kind: str) -> Any:
     """Return the rows that pause now, each with the actor who last paused it."""
     audit = jobs.Audit
-    last = select(audit.actor).where(audit.action == "pause", audit.subject == kind + what.name)
+    last = sa.select(audit.actor).where(audit.action == "pause", audit.subject == kind + what.name)
     by = last.order_by(audit.id.desc()).limit(1).scalar_subquery().label("by")
-    found = select(what.name, what.paused_at, what.paused_until, what.pause_reason, by)
+    found = sa.select(what.name, what.paused_at, what.paused_until, what.pause_reason, by)
     return ask(session, jobs, found.where(is_paused(what)).order_by(what.name)).all()

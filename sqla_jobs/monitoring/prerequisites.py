@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import func, literal, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.batches import count_all
@@ -126,7 +126,9 @@ PREREQUISITES = (
 def _named(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     """Return the id, the task, the state and the batch of a job, or None."""
     job: Any = jobs.Job
-    return ask(session, jobs, select(job.id, job.task, job.state, job.batch_id).where(job.id == job_id)).one_or_none()
+    return ask(
+        session, jobs, sa.select(job.id, job.task, job.state, job.batch_id).where(job.id == job_id)
+    ).one_or_none()
 
 
 def _stops(row: Any, watched: Any) -> bool:
@@ -139,7 +141,7 @@ def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> st
     if watched is None or watched.batch_id is None:
         return None
     edge, batch = jobs.Edge, jobs.Batch
-    waited_for = select(batch.id, batch.name).join(edge, edge.batch_id == batch.id)
+    waited_for = sa.select(batch.id, batch.name).join(edge, edge.batch_id == batch.id)
     found: Any = ask(session, jobs, waited_for.where(edge.job_id == row.id, batch.id == watched.batch_id)).first()
     if found is None:
         return None
@@ -177,12 +179,14 @@ def _how(job: Any) -> str:
 def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     edge, job = jobs.Edge, jobs.Job
     is_open = job.state.not_in(ENDED)
-    query = select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id)
+    query = sa.select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id)
     query = query.where(edge.job_id == row.id, is_open).order_by(edge.place)
     first = ask(session, jobs, query.limit(1)).first()
     if first is None:
         return
-    number = ask(session, jobs, select(func.count()).select_from(query.limit(_COUNTED + 1).subquery())).scalar_one()
+    number = ask(
+        session, jobs, sa.select(sa.func.count()).select_from(query.limit(_COUNTED + 1).subquery())
+    ).scalar_one()
     others = Count(min(number - 1, _COUNTED), is_least=number > _COUNTED)
     more = f", and {'at least ' if others.is_least else ''}{others:,} more" if others else ""
     yield f"It waits for job {first.id} ({first.task:.200}), which is {first.state}{more}."
@@ -194,10 +198,10 @@ def _root(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
     """Return a sentence about the first job of the chain before a blocked job; None if the chain is too long."""
     job: Any = jobs.Job
     columns = (job.id, job.task, job.state, job.waits_for, job.if_failed)
-    chain = select(*columns, literal(0).label("place")).where(job.id == job_id).cte("chain", recursive=True)
-    further = select(*columns, chain.c.place + 1).join(chain, job.id == chain.c.waits_for)
+    chain = sa.select(*columns, sa.literal(0).label("place")).where(job.id == job_id).cte("chain", recursive=True)
+    further = sa.select(*columns, chain.c.place + 1).join(chain, job.id == chain.c.waits_for)
     chain = chain.union_all(further.where(chain.c.state == "blocked", chain.c.place < _CHAIN))
-    last: Sequence[Any] = ask(session, jobs, select(chain).order_by(chain.c.place.desc()).limit(2)).all()
+    last: Sequence[Any] = ask(session, jobs, sa.select(chain).order_by(chain.c.place.desc()).limit(2)).all()
     root, after = last[0], last[-1]
     if root.state == JobState.blocked:
         return None
@@ -211,8 +215,8 @@ def _root(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
 
 def _for_batches(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     edge, batch, job = jobs.Edge, jobs.Batch, jobs.Job
-    live = select(literal(1)).where(job.batch_id == batch.id, job.state.not_in(ENDED))
-    query = select(batch.id, batch.name).join(edge, edge.batch_id == batch.id).where(edge.job_id == row.id)
+    live = sa.select(sa.literal(1)).where(job.batch_id == batch.id, job.state.not_in(ENDED))
+    query = sa.select(batch.id, batch.name).join(edge, edge.batch_id == batch.id).where(edge.job_id == row.id)
     query = query.where(live.exists()).order_by(edge.place)
     found: Sequence[Any] = ask(session, jobs, query.limit(_BATCHES + 1)).all()
     counts = count_all(CountBatches(Tables(jobs._models)), session, [one.id for one in found])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -83,7 +83,7 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
     """Count running jobs by queue and process."""
     job, process = jobs.Job, jobs.Process
     rows = session.execute(
-        select(job.queue, job.process_id, func.count(), process.queues)
+        sa.select(job.queue, job.process_id, sa.func.count(), process.queues)
         .outerjoin(process, process.id == job.process_id)
         .where(job.state == "running")
         .group_by(job.queue, job.process_id, process.id),
@@ -107,7 +107,7 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
     process = jobs.Process
     moments = (process.heartbeat_at, process.last_finished_at, process.started_at, process.stalled_since)
     columns: Any = (process, is_alive(process), *map(age_of, moments))
-    rows: Any = session.execute(select(*columns).order_by(process.started_at))
+    rows: Any = session.execute(sa.select(*columns).order_by(process.started_at))
     running = _running(session, jobs)
     return [
         ProcessStatus(
@@ -135,7 +135,7 @@ def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | N
     """Return the freshest heartbeat of a worker process on `host`; `None` if the host has no worker."""
     process: Any = jobs.Process
     age = age_of(process.heartbeat_at)
-    here = select(process.pid, age, process.lease).where(process.kind == "worker", process.host == host)
+    here = sa.select(process.pid, age, process.lease).where(process.kind == "worker", process.host == host)
     row = session.execute(here.order_by(age / process.lease).limit(1)).one_or_none()
     return None if row is None else Heartbeat(*row)
 
@@ -149,9 +149,9 @@ def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[st
     """Return the oldest running jobs of each process and queue, each with its rank among them."""
     job = jobs.Job
     order = (job.started_at, job.current_run_id)
-    place = func.row_number().over(partition_by=[job.process_id, job.queue], order_by=order)
+    place = sa.func.row_number().over(partition_by=[job.process_id, job.queue], order_by=order)
     held = (
-        select(
+        sa.select(
             job.process_id,
             job.queue,
             place.label("place"),
@@ -165,7 +165,7 @@ def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[st
         .subquery()
     )
     columns = (held.c.process_id, held.c.queue, held.c.place, held.c.id, held.c.task, held.c.attempt, held.c.age)
-    longest = select(*columns).where(held.c.place <= _SHOWN).order_by(held.c.started_at, held.c.current_run_id)
+    longest = sa.select(*columns).where(held.c.place <= _SHOWN).order_by(held.c.started_at, held.c.current_run_id)
     found: dict[uuid.UUID, list[tuple[str, int, Running]]] = {}
     for process_id, queue, number, *rest in session.execute(longest):
         found.setdefault(process_id, []).append((queue, number, Running(*rest)))

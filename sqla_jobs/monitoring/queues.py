@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import product
 from typing import Any
 
-from sqlalchemy import Boolean, Integer, SmallInteger, case, cast, column, func, literal, select, true, values
-from sqlalchemy import Text as TextType
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -59,9 +58,9 @@ def _read_queues(
     for part in held:
         running[part.queue] += part.begun
         claimed[part.queue] += part.claimed
-    in_order = select(job.queue).where(job.state == "scheduled").order_by(job.run_at)
+    in_order = sa.select(job.queue).where(job.state == "scheduled").order_by(job.run_at)
     scheduled, is_more_scheduled = _by_queue(session, jobs, in_order, most_scheduled)
-    watching = select(job.queue).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
+    watching = sa.select(job.queue).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
     blocked, is_more_blocked = _by_queue(session, jobs, watching, most_scheduled)
     paused = read_paused_queues(session, jobs)
     names = {*waiting_queues(session, jobs), *running, *scheduled, *blocked, *paused, *served, *per_minute}
@@ -90,7 +89,7 @@ def _read_queues(
 def _by_queue(session: Session, jobs: Jobs[Any], in_order: Any, most: int) -> tuple[dict[str, int], bool]:
     """Return the number of a query's jobs by queue, up to `most` + 1 in total, and whether there are over `most`."""
     first = in_order.limit(most + 1).subquery("first")
-    query = select(first.c.queue, func.count()).group_by(first.c.queue)
+    query = sa.select(first.c.queue, sa.func.count()).group_by(first.c.queue)
     found = {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": jobs.Job})}
     return found, sum(found.values()) > most
 
@@ -105,21 +104,23 @@ def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> d
     if not names:
         return {}
     job: Any = jobs.Job
-    each = values(column("name", TextType), name="each").data([(name,) for name in names])
+    each = sa.values(sa.column("name", sa.Text), name="each").data([(name,) for name in names])
     here = (job.state == "queued", job.queue == each.c.name)
-    some = select(literal(1).label("one")).where(*here).limit(most + 1).correlate(each).subquery("some")
-    number = select(func.count()).select_from(some).scalar_subquery()
-    level = values(column("is_plain", Boolean), column("priority", SmallInteger), name="level")
+    some = sa.select(sa.literal(1).label("one")).where(*here).limit(most + 1).correlate(each).subquery("some")
+    number = sa.select(sa.func.count()).select_from(some).scalar_subquery()
+    level = sa.values(sa.column("is_plain", sa.Boolean), sa.column("priority", sa.SmallInteger), name="level")
     level = level.data([*product((True, False), PRIORITIES)])
     head = (  # the first job in each part of the index
-        select(job.run_at)
+        sa.select(job.run_at)
         .where(*here, job.gates.is_(None) == level.c.is_plain, job.priority == level.c.priority)
         .order_by(job.position)
         .limit(1)
         .correlate(each, level)
         .lateral("head")
     )
-    oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(each).scalar_subquery()
+    oldest = (
+        sa.select(sa.func.min(head.c.run_at)).select_from(level.join(head, sa.true())).correlate(each).scalar_subquery()
+    )
     wait = age_of(oldest)
-    query = select(each.c.name, cast(number, Integer), case((wait < 0, 0.0), else_=wait))
+    query = sa.select(each.c.name, sa.cast(number, sa.Integer), sa.case((wait < 0, 0.0), else_=wait))
     return {row[0]: (row[1], row[2]) for row in session.execute(query, bind_arguments={"mapper": job})}

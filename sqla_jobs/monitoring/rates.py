@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, text
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -46,12 +46,12 @@ def read_eaten(session: Session, jobs: Jobs[Any], gate: str, since: datetime) ->
     """
     job: Any = jobs.Job
     run = jobs.Run
-    failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # written like the index's predicate
-    last = select(run.job_id, run.started_at).where(failed, run.finished_at > since)
+    failed = run.outcome.in_(sa.text("'failed', 'retried', 'lost'"))  # written like the index's predicate
+    last = sa.select(run.job_id, run.started_at).where(failed, run.finished_at > since)
     some = last.order_by(run.finished_at.desc()).limit(_READ).subquery("some")
-    number = func.count()
+    number = sa.func.count()
     counted = (
-        select(job.task, number, func.count(job.id.distinct()), func.max(job.id))
+        sa.select(job.task, number, sa.func.count(job.id.distinct()), sa.func.max(job.id))
         .join(some, some.c.job_id == job.id)
         .where(some.c.started_at > since, job.gates.contains([gate]))
         .group_by(job.task)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Text, cast, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.selection import without
@@ -45,30 +45,37 @@ def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[P
     hidden = jobs.tasks.sensitive()
     in_json = json.dumps(words, ensure_ascii=False)[1:-1]
     of_jobs: list[tuple[str, Any, str]] = [
-        ("arguments", cast(without(job.args, job.task, hidden), Text), in_json),
-        ("headers", cast(job.headers, Text), in_json),
+        ("arguments", sa.cast(without(job.args, job.task, hidden), sa.Text), in_json),
+        ("headers", sa.cast(job.headers, sa.Text), in_json),
         ("unique key", job.unique_key, words),
         ("progress", job.progress_message, words),
     ]
     is_open = job.task.not_in([*hidden])
     for where, text, sought in of_jobs:
-        wanted = select(job.id, job.task, readable(job.created_at), text).where(text.icontains(sought, autoescape=True))
+        wanted = sa.select(job.id, job.task, readable(job.created_at), text).where(
+            text.icontains(sought, autoescape=True)
+        )
         if where in ("unique key", "progress"):  # these may repeat a sensitive argument
             wanted = wanted.where(is_open)
         for row in ask(session, jobs, wanted.order_by(job.id.desc()).limit(most)):
             yield Place(where, row[0], row[1], row[2], _around(row[3], sought))
-    of_runs: list[tuple[str, Any, str]] = [("result", cast(run.result, Text), in_json), ("error", run.error, words)]
+    of_runs: list[tuple[str, Any, str]] = [
+        ("result", sa.cast(run.result, sa.Text), in_json),
+        ("error", run.error, words),
+    ]
     for where, text, sought in of_runs:
-        wanted = select(job.id, job.task, run.finished_at, text).join(job, job.id == run.job_id)
+        wanted = sa.select(job.id, job.task, run.finished_at, text).join(job, job.id == run.job_id)
         wanted = wanted.where(is_open, text.icontains(sought, autoescape=True))
         for row in ask(session, jobs, wanted.order_by(run.id.desc()).limit(most)):
             yield Place(where, row[0], row[1], row[2], _around(row[3], sought))
-    args = cast(without(schedule.args, schedule.task, hidden), Text)
-    rows = select(schedule.name, schedule.next_run_at, args).where(args.icontains(in_json, autoescape=True)).limit(most)
+    args = sa.cast(without(schedule.args, schedule.task, hidden), sa.Text)
+    rows = (
+        sa.select(schedule.name, schedule.next_run_at, args).where(args.icontains(in_json, autoescape=True)).limit(most)
+    )
     for name, moment, text in ask(session, jobs, rows):
         yield Place("schedule", None, name, moment, _around(text, in_json))
-    said = audit.subject + " " + cast(audit.details, Text)
-    lines = select(audit.subject, audit.at, said).where(said.icontains(in_json, autoescape=True))
+    said = audit.subject + " " + sa.cast(audit.details, sa.Text)
+    lines = sa.select(audit.subject, audit.at, said).where(said.icontains(in_json, autoescape=True))
     for subject, moment, text in ask(session, jobs, lines.order_by(audit.id.desc()).limit(most)):
         yield Place("audit", None, subject, moment, _around(text, in_json))
 

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 
 from sqla_jobs.database.connection_limits import LIMIT
 from sqla_jobs.models.citus import FORCED_BY, TWO_PHASES
@@ -38,7 +38,7 @@ _OLDEST = """
 def _pooler(look: Look) -> Rows:
     """Measure how long a statement waits for a pooler. This must run first."""
     began = time.monotonic()
-    there = look.ask(select(func.pg_backend_pid())).scalar_one()
+    there = look.ask(sa.select(sa.func.pg_backend_pid())).scalar_one()
     waited = time.monotonic() - began
     connection: Any = look.session.connection(bind_arguments={"mapper": look.jobs.Job}).connection.driver_connection
     if getattr(getattr(connection, "info", None), "backend_pid", there) != there:
@@ -58,7 +58,7 @@ def _idle_limit(look: Look) -> Rows:
 
 def _clock(look: Look) -> Rows:
     before = datetime.now(UTC)
-    there = look.ask(select(func.clock_timestamp())).scalar_one()
+    there = look.ask(sa.select(sa.func.clock_timestamp())).scalar_one()
     yield {"off": max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds(), 0.0)}
 
 

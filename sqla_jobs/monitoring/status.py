@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -61,8 +61,8 @@ def read_status(session: AnySession, jobs: Jobs[Any], *, exact: bool = False) ->
 def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
     job = jobs.Job
     rows = session.execute(
-        select(job.queue, func.count())
-        .where(job.state.in_(("succeeded", "failed")), job.finished_at > func.now() - timedelta(minutes=1))
+        sa.select(job.queue, sa.func.count())
+        .where(job.state.in_(("succeeded", "failed")), job.finished_at > sa.func.now() - timedelta(minutes=1))
         .group_by(job.queue)
     )
     return {row[0]: row[1] for row in rows}

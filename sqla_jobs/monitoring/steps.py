@@ -9,7 +9,7 @@ from datetime import datetime
 from shlex import quote
 from typing import Any, NamedTuple
 
-from sqlalchemy import Text, cast, func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -80,14 +80,14 @@ def read_awaiting(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -
 def _waits(jobs: Jobs[Any], column: Any) -> Any:
     """Return a query about the jobs that wait for a signal. `column` is a column of the job, or of the waiting step."""
     job, step = jobs.Job, jobs.Step
-    waits = select(column).select_from(step).join(job, job.id == step.job_id)
+    waits = sa.select(column).select_from(step).join(job, job.id == step.job_id)
     return waits.where(job.state == JobState.scheduled, step.kind == StepKind.signal, step.finished_at.is_(None))
 
 
 def read_unread(session: Session, jobs: Jobs[Any], job_id: int) -> list[str]:
     """Return the names of the first signals that a job has not received, the oldest first."""
     signal: Any = jobs.Signal
-    first = select(signal.name).where(signal.job_id == job_id).group_by(signal.name).order_by(func.min(signal.id))
+    first = sa.select(signal.name).where(signal.job_id == job_id).group_by(signal.name).order_by(sa.func.min(signal.id))
     return [*ask(session, jobs, first.limit(_UNREAD)).scalars()]
 
 
@@ -95,7 +95,9 @@ def read_steps(session: Session, jobs: Jobs[Any], job_id: int) -> list[StepRow]:
     """Return the steps of a job, in the order in which they began."""
     step: Any = jobs.Step
     names = ("name", "kind", "number", "run_id", "started_at", "finished_at", "until")
-    stored = select(*(getattr(step, name) for name in names), cast(step.result, Text)).where(step.job_id == job_id)
+    stored = sa.select(*(getattr(step, name) for name in names), sa.cast(step.result, sa.Text)).where(
+        step.job_id == job_id
+    )
     return [StepRow(*row) for row in ask(session, jobs, stored.order_by(step.number, step.started_at))]
 
 
@@ -116,8 +118,8 @@ def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) 
 def read_waits(session: Session, jobs: Jobs[Any], due: Mapping[int, datetime]) -> dict[int, StepWait]:
     """Return the sleeps and waits of several jobs, by job id. `due` maps their ids to their due times."""
     step: Any = jobs.Step
-    columns = (step.job_id, step.name, step.kind, step.until, func.clock_timestamp().label("now"))
-    waits = select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))
+    columns = (step.job_id, step.name, step.kind, step.until, sa.func.clock_timestamp().label("now"))
+    waits = sa.select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))
     last = {wait.job_id: wait for wait in ask(session, jobs, waits.order_by(step.number))}
     return {
         job_id: _step_wait(wait)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -46,7 +46,7 @@ def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) 
     rows = ask(
         session,
         jobs,
-        select(tick, job.state)
+        sa.select(tick, job.state)
         .outerjoin(job, job.id == tick.job_id)
         .where(tick.schedule_id == schedule_id)
         .order_by(tick.scheduled_for.desc(), tick.id.desc())
@@ -71,5 +71,5 @@ def read_refusal(session: Session, jobs: Jobs[Any], schedule_id: int) -> str | N
     """Return why the current tick is refused, if a clock has set it aside; otherwise None."""
     process = jobs.Process
     why = process.set_aside[f"schedule {schedule_id}"].astext
-    found: str | None = ask(session, jobs, select(why).where(why.is_not(None)).limit(1)).scalar()
+    found: str | None = ask(session, jobs, sa.select(why).where(why.is_not(None)).limit(1)).scalar()
     return found and found.removeprefix("a tick of it ")

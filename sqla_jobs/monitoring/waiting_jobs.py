@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import case, func, select
+import sqlalchemy as sa
 
 from sqla_jobs.models.types import LIVE, PARKED
 from sqla_jobs.monitoring.check import Check, Look, Rows
@@ -26,14 +26,16 @@ _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
 def _killers(look: Look) -> Rows:
     """Find jobs that lose their process again and again, such as those that run out of memory."""
     job, run = look.jobs.Job, look.jobs.Run
-    since = func.statement_timestamp() - timedelta(days=1)  # stable, so that the index of failed runs ends there
-    newest = select(run.job_id, run.outcome).where(BAD, run.finished_at > since).order_by(run.finished_at.desc())
+    since = sa.func.statement_timestamp() - timedelta(days=1)  # stable, so that the index of failed runs ends there
+    newest = sa.select(run.job_id, run.outcome).where(BAD, run.finished_at > since).order_by(run.finished_at.desc())
     seen = newest.limit(LOOKED_AT).subquery()
-    lost: Any = select(seen.c.job_id, func.count().label("times")).where(seen.c.outcome == "lost")
-    lost = lost.group_by(seen.c.job_id).having(func.count() > 1).subquery()
+    lost: Any = sa.select(seen.c.job_id, sa.func.count().label("times")).where(seen.c.outcome == "lost")
+    lost = lost.group_by(seen.c.job_id).having(sa.func.count() > 1).subquery()
     uses_attempts = job.max_lost.is_(None)
-    left = case((uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs._models))
-    rows = select(job.id, job.task, lost.c.times, left, uses_attempts).join(lost, lost.c.job_id == job.id)
+    left = sa.case(
+        (uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs._models)
+    )
+    rows = sa.select(job.id, job.task, lost.c.times, left, uses_attempts).join(lost, lost.c.job_id == job.id)
     rows = rows.where(job.state.in_(LIVE)).order_by(lost.c.times.desc()).limit(_SOME)
     for job_id, task, times, number, are_attempts in look.ask(rows):
         of = they_are(number, "attempt" if are_attempts else "lost run")
@@ -45,9 +47,9 @@ def _parked(look: Look) -> Rows:
     job, tick = look.jobs.Job, look.jobs.Tick
     rows = look.rows(_AHEAD_OF_TIME)
     ids = [row["id"] for row in rows]
-    skipped = select(tick.job_id, func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
+    skipped = sa.select(tick.job_id, sa.func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
     ticks: dict[int, int] = dict(look.ask(skipped.group_by(tick.job_id)).all()) if ids else {}
-    due: dict[int, Any] = dict(look.ask(select(job.id, job.run_at).where(job.id.in_(ids))).all()) if ids else {}
+    due: dict[int, Any] = dict(look.ask(sa.select(job.id, job.run_at).where(job.id.in_(ids))).all()) if ids else {}
     steps = read_waits(look.session, look.jobs, due) if ids else {}
     for row in rows:
         job_id, run_at = row["id"], due.get(row["id"], PARKED)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Text, and_, cast, exists, func, literal_column, or_, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.bulk_change import id_of
@@ -33,7 +33,7 @@ from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
-_IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
+_IS_MINE: Any = sa.literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", sa.Boolean)
 """True if the current transaction wrote the current version of the row."""
 _AHEAD = 3600.0
 """The minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
@@ -69,19 +69,19 @@ def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
     run = jobs.Run.__table__
-    of_job = exists().where(run.c.job_id == job.id, is_of_job(run, job.__table__))
+    of_job = sa.exists().where(run.c.job_id == job.id, is_of_job(run, job.__table__))
     # arguments and headers may be unreadable
     columns = [readable(column) for column in job.__table__.c if column.name not in ("args", "headers")]
     more = (
-        cast(job.args, Text).label("args_text"),
-        func.clock_timestamp().label("now"),
+        sa.cast(job.args, sa.Text).label("args_text"),
+        sa.func.clock_timestamp().label("now"),
         keeps_others_waiting(jobs._models).label("keeps_others_waiting"),
         lost_in_a_row(jobs._models).label("lost_in_a_row"),
-        func.coalesce(_IS_MINE, False).label("is_uncommitted"),
+        sa.func.coalesce(_IS_MINE, False).label("is_uncommitted"),
         of_job.label("has_begun"),
         of_job.where(run.c.error_type == EXPIRY.type).label("has_expired"),
     )
-    row = ask(session, jobs, select(*columns, *more).where(job.id == job_id)).one_or_none()
+    row = ask(session, jobs, sa.select(*columns, *more).where(job.id == job_id)).one_or_none()
     if row is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     return row
@@ -100,7 +100,7 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     last: Any = ask(
         session,
         jobs,
-        select(run.outcome, run.error_type, run.error, run.attempt)
+        sa.select(run.outcome, run.error_type, run.error, run.attempt)
         .where(run.job_id == row.id)
         .order_by(run.id.desc())
         .limit(1),
@@ -183,7 +183,7 @@ def _misfits(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """Yield a reason if the job's arguments do not fit a live worker's code."""
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
-    query = select(process.host, process.pid, process.tasks[row.task]).where(*serves)
+    query = sa.select(process.host, process.pid, process.tasks[row.task]).where(*serves)
     workers: Any = ask(session, jobs, query.order_by(process.host, process.pid)).all()
     given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
     takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, shown in workers if shown is not None}
@@ -209,7 +209,7 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     name = f"job {row.id}"
     process: Any = jobs.Process
     shown = process.set_aside
-    query = select(shown[name].astext).where(shown.has_key(name)).limit(1)
+    query = sa.select(shown[name].astext).where(shown.has_key(name)).limit(1)
     for (reason,) in ask(session, jobs, query):
         said = jobs.tasks.secrets(row.task, row.args_text).text(str(reason))[:1000]
         yield (
@@ -230,9 +230,9 @@ def _place(session: Session, jobs: Jobs[Any], row: Any, when: str) -> str:
     if row.gates is not None:
         return "It is queued and nothing holds it: a worker takes it in its turn among those that wait behind limits."
     job: Any = jobs.Job
-    is_before = or_(job.priority < row.priority, and_(job.priority == row.priority, job.position < row.position))
-    before = select(job.id).where(job.state == "queued", job.queue == row.queue, job.gates.is_(None), is_before)
-    found = ask(session, jobs, select(func.count()).select_from(before.limit(COUNTED).subquery())).scalar_one()
+    is_before = sa.or_(job.priority < row.priority, sa.and_(job.priority == row.priority, job.position < row.position))
+    before = sa.select(job.id).where(job.state == "queued", job.queue == row.queue, job.gates.is_(None), is_before)
+    found = ask(session, jobs, sa.select(sa.func.count()).select_from(before.limit(COUNTED).subquery())).scalar_one()
     if not found:
         return f"It is queued and nothing holds it: a worker takes it {when}."
     number = Count(found, is_least=found == COUNTED)
@@ -242,9 +242,9 @@ def _place(session: Session, jobs: Jobs[Any], row: Any, when: str) -> str:
 def _taken_slots(session: Session, jobs: Jobs[Any], queue: str) -> Iterator[str]:
     """Yield the jobs that occupy the queue's slots if none is free."""
     process, job = jobs.Process, jobs.Job
-    live: Any = select(process.queues).where(is_alive(process), process.kind == "worker")
+    live: Any = sa.select(process.queues).where(is_alive(process), process.kind == "worker")
     slots = sum(places(served, queue, 0) for served in ask(session, jobs, live).scalars())
-    running = select(job.id, job.task, age_of(job.started_at), job.started_at)
+    running = sa.select(job.id, job.task, age_of(job.started_at), job.started_at)
     running = running.where(job.state == "running", job.queue == queue).order_by(job.started_at)
     taken: list[Any] = ask(session, jobs, running.limit(slots)).all()
     if not slots or len(taken) < slots:
@@ -264,7 +264,7 @@ def _blocked(session: Session, jobs: Jobs[Any], since: datetime | None, whose: s
 def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     process: Any = jobs.Process
     loop: Any = process.set_aside[EVENT_LOOP].astext.label("loop")
-    where = select(process.host, process.pid, loop).where(process.id == row.process_id, is_alive(process))
+    where = sa.select(process.host, process.pid, loop).where(process.id == row.process_id, is_alive(process))
     found: Any = ask(session, jobs, where).one_or_none()
     for_long = duration((row.now - (row.started_at or row.now)).total_seconds())
     said = f"It runs: attempt {row.attempt} of {row.max_attempts}, for {for_long}"
@@ -284,7 +284,7 @@ def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     if row.state != JobState.cancelled:
         return
     line = jobs.Audit
-    asked = select(line.actor, line.at, line.details["reason"].astext.label("reason"))
+    asked = sa.select(line.actor, line.at, line.details["reason"].astext.label("reason"))
     asked = asked.where(line.action == "cancel", line.subject == f"job {row.id}").order_by(line.id.desc()).limit(1)
     found: Any = ask(session, jobs, asked).one_or_none()
     if found is not None:

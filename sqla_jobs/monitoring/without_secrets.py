@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from sqlalchemy import Text, inspect, select
-from sqlalchemy import cast as sql_cast
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import UnknownJob
@@ -120,14 +119,14 @@ class ShownRun:
 def read_jobs(session: Session, jobs: Jobs[Any], *where: Any, most: int) -> list[ShownJob]:
     """Return the jobs that match all conditions, the newest first."""
     job: Any = jobs.Job
-    columns = [*_without(job, "args"), sql_cast(job.args, Text).label("args_text")]
-    query = select(*columns).where(*where).order_by(job.id.desc()).limit(most)
+    columns = [*_without(job, "args"), sa.cast(job.args, sa.Text).label("args_text")]
+    query = sa.select(*columns).where(*where).order_by(job.id.desc()).limit(most)
     return [_job(jobs, row) for row in ask(session, jobs, query)]
 
 
 def _job(jobs: Jobs[Any], row: Any) -> ShownJob:
     it = without_secrets(jobs, row.task, row.args_text)
-    names = [one.key for one in inspect(jobs.Job).column_attrs]
+    names = [one.key for one in sa.inspect(jobs.Job).column_attrs]
     own = {name: row._mapping[name] for name in names if name not in {*JobMixin.__annotations__, "position"}}
     own = {name: it.secrets.json(value) for name, value in own.items()}
     return ShownJob(row, it, it.text(row.unique_key), it.text(row.progress_message), own)
@@ -140,7 +139,7 @@ def read_job(session: Session, jobs: Jobs[Any], job_id: int) -> ShownJob:
         raise UnknownJob(f"there is no job {job_id}; it may have been deleted, or pruned some time after it ended")
     if found[0].row.max_lost is None:
         return found[0]
-    lost = ask(session, jobs, select(lost_in_a_row(jobs._models)).where(jobs.Job.id == job_id)).scalar()
+    lost = ask(session, jobs, sa.select(lost_in_a_row(jobs._models)).where(jobs.Job.id == job_id)).scalar()
     return replace(found[0], lost_in_a_row=lost)
 
 
@@ -152,8 +151,8 @@ def read_runs(
     `row` has the host and the pid of the run's process, too, as long as its row exists.
     """
     run: Any = jobs.Run
-    columns = [*_without(run, "result"), sql_cast(run.result, Text).label("result_text")]
-    query = select(*columns, jobs.Process.host, jobs.Process.pid).where(run.job_id == job.row.id)
+    columns = [*_without(run, "result"), sa.cast(run.result, sa.Text).label("result_text")]
+    query = sa.select(*columns, jobs.Process.host, jobs.Process.pid).where(run.job_id == job.row.id)
     query = query.outerjoin(jobs.Process, jobs.Process.id == run.process_id)
     if before is not None:
         query = query.where(run.id < before)
@@ -174,9 +173,9 @@ class ShownSchedule:
 def read_schedules(session: Session, jobs: Jobs[Any], *where: Any, most: int | None = None) -> list[ShownSchedule]:
     """Return the schedules that match all conditions, by name, without their declared values."""
     schedule: Any = jobs.Schedule
-    columns = [*_without(schedule, "args", "declared_values"), sql_cast(schedule.args, Text).label("args_text")]
+    columns = [*_without(schedule, "args", "declared_values"), sa.cast(schedule.args, sa.Text).label("args_text")]
     found: list[ShownSchedule] = []
-    for row in ask(session, jobs, select(*columns).where(*where).order_by(schedule.name).limit(most)):
+    for row in ask(session, jobs, sa.select(*columns).where(*where).order_by(schedule.name).limit(most)):
         it = without_secrets(jobs, row.task, row.args_text)
         found.append(ShownSchedule(row, it, it.text(row.disabled_reason)))
     return found
@@ -184,4 +183,4 @@ def read_schedules(session: Session, jobs: Jobs[Any], *where: Any, most: int | N
 
 def _without(model: Any, *left_out: str) -> list[Any]:
     """Return the mapped columns except some, which no JSON parser has to accept: they are read as text, or not."""
-    return [readable(getattr(model, one.key)) for one in inspect(model).column_attrs if one.key not in left_out]
+    return [readable(getattr(model, one.key)) for one in sa.inspect(model).column_attrs if one.key not in left_out]

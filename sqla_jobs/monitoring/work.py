@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
@@ -70,7 +70,7 @@ def _undeclared_tasks(look: Look) -> Rows:
 def _replacement(look: Look, task: str, job_id: int) -> str:
     """Return the remedy that lets another task run a missing task's jobs. `job_id` is one of these jobs."""
     job, tasks = look.jobs.Job, look.jobs.tasks
-    given = select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == JobState.queued)
+    given = sa.select(sa.func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == JobState.queued)
     names = {*look.ask(given).scalars()}
     takes = {near: tasks[near]._declaration.signature.by_name for near in near_names(task, tasks)}
     if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:

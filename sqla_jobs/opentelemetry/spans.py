@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import NamedTuple, cast
 
+import sqlalchemy as sa
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.baggage import get_all, set_baggage
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, set_span_in_context
-from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_commit
@@ -57,7 +57,7 @@ class Spans:
 
     def _sent(self, number: int, seconds: float, attributes: Mapping[str, str], one: JobMixin | None) -> None:
         """Record a committed enqueue. A job that was expunged before a flush has no identity and does not count."""
-        if one is None or inspect(one, raiseerr=True).has_identity:
+        if one is None or sa.inspect(one, raiseerr=True).has_identity:
             self._metrics.sent(number, seconds, attributes)
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver_of_run
@@ -53,8 +53,8 @@ class Queries:
         self.lock_timeout: float | None = lock_timeout
         self.schema: str | None = schema
         self._tables = tables = Tables(models, schema)
-        self.connection: Callable[[Session], Connection] = tables.connection
-        self.is_of_jobs: Callable[[Session, Connection], bool] = tables.is_of_jobs
+        self.connection: Callable[[Session], sa.Connection] = tables.connection
+        self.is_of_jobs: Callable[[Session, sa.Connection], bool] = tables.is_of_jobs
 
         self.claim: Claim = Claim(tables)
         self.claim_whatever_the_limits: ClaimWhateverTheLimits = ClaimWhateverTheLimits(tables)
@@ -107,7 +107,7 @@ class Queries:
         self.cancel_requests: CancelRequests = CancelRequests(tables)
         self.store_progress: StoreProgress = StoreProgress(tables)
 
-    def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
+    def begin(self, connection: sa.Connection, *, noticed_within: float, patience: float) -> bool:
         """Begin a task's transaction on one of the application's connections, in one round trip.
 
         Return False if the transaction is read-only. If the client's host disappears, the server notices within
@@ -127,7 +127,7 @@ class Queries:
                 self.erase_running(session, end.lease)
 
     @contextmanager
-    def _waiting_briefly(self, connection: Connection) -> Generator[None]:
+    def _waiting_briefly(self, connection: sa.Connection) -> Generator[None]:
         """Limit the waits for locks within the block, and restore the transaction's own limit.
 
         Raises `RowHeld`.
@@ -135,11 +135,11 @@ class Queries:
         if self.lock_timeout is None:
             yield
             return
-        own = connection.scalar(select(func.current_setting("lock_timeout")))
+        own = connection.scalar(sa.select(sa.func.current_setting("lock_timeout")))
         with row_held():
-            connection.execute(text(f"SELECT {waiting_at_most(self.lock_timeout)}"))
+            connection.execute(sa.text(f"SELECT {waiting_at_most(self.lock_timeout)}"))
             yield
-        connection.execute(select(func.set_config("lock_timeout", own, True)))
+        connection.execute(sa.select(sa.func.set_config("lock_timeout", own, True)))
 
     def ending(self, session: Session, end: RunEnd) -> Ending:
         """Return a context in which this session's commit also stores the end of the attempt.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+import sqlalchemy as sa
 
 from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.restrictions import is_of_operator
@@ -39,7 +39,9 @@ class FewerGates(Statement):
     Plain SQL can also give a job an ordered gate but no position in the order. No claim would find such a job.
     """
 
-    def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[LacksGates]:
+    def __call__(
+        self, connection: sa.Connection, expected: Mapping[str, int], queues: Sequence[str]
+    ) -> list[LacksGates]:
         """Return the jobs that lack gates.
 
         `expected` maps each task to its number of gates. At most `MANY` waiting jobs are found, only in `queues`.
@@ -58,7 +60,7 @@ class FewerGates(Statement):
 class GiveGates(Statement):
     """Set the gates of waiting or running jobs. Locked rows, and jobs whose arguments have changed, are skipped."""
 
-    def __call__(self, connection: Connection, gated: Sequence[Gated]) -> int:
+    def __call__(self, connection: sa.Connection, gated: Sequence[Gated]) -> int:
         """Return the number of changed jobs."""
         values = {
             "ids": numbers([one.job_id for one in gated]),
@@ -75,12 +77,12 @@ class GiveGates(Statement):
 class OperatorLimits(Statement):
     """Find the limits on whole tasks and queues that only operators have set: each gate with its tasks' names."""
 
-    def __call__(self, connection: Connection) -> list[tuple[str, list[str]]]:
+    def __call__(self, connection: sa.Connection) -> list[tuple[str, list[str]]]:
         return [(gate, tasks) for gate, tasks in self._run(connection, {})]
 
     def sql(self) -> Any:
         limits = self.tables.limits
-        return select(limits.c.gate, limits.c.tasks).where(is_of_operator(limits.c))
+        return sa.select(limits.c.gate, limits.c.tasks).where(is_of_operator(limits.c))
 
 
 # ordered gates begin with !, and " comes next in byte order

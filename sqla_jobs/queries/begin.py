@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from sqlalchemy import Connection, func, select
+import sqlalchemy as sa
 
 from sqla_jobs.database.driver import Driver, ask, beginning, within
 
@@ -23,24 +23,24 @@ def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool
     return answers[-1].get_value(0, 0) == b"off"
 
 
-def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: float) -> bool:
+def begin_elsewhere(connection: sa.Connection, *, noticed_within: float, patience: float) -> bool:
     """Begin a transaction through SQLAlchemy, for asynchronous drivers other than psycopg."""
     settings = _settings(noticed_within).items()
-    told = select(
-        func.current_setting("transaction_read_only"),
-        *(func.set_config(name, str(value), True) for name, value in settings),
+    told = sa.select(
+        sa.func.current_setting("transaction_read_only"),
+        *(sa.func.set_config(name, str(value), True) for name, value in settings),
     )
     return bool(within(patience, lambda: connection.execute(told).one())[0] == "off")
 
 
-def has_written(connection: Connection) -> bool:
+def has_written(connection: sa.Connection) -> bool:
     """Return whether the connection's transaction has written or locked rows, according to the server.
 
     Return False, without asking, for a database other than PostgreSQL.
     """
     if connection.dialect.name != "postgresql":
         return False
-    return bool(connection.scalar(select(func.pg_current_xact_id_if_assigned().is_not(None))))
+    return bool(connection.scalar(sa.select(sa.func.pg_current_xact_id_if_assigned().is_not(None))))
 
 
 def _settings(noticed_within: float) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, any_, bindparam, func, select
+import sqlalchemy as sa
 
 from sqla_jobs.queries.expressions import Tables, in_state, is_among
 from sqla_jobs.queries.rescue import is_orphaned
@@ -33,9 +33,9 @@ class ToClaim(Statement):
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
-        is_known = jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text)))
-        here = (in_state(jobs, "queued"), jobs.c.queue == bindparam("queue"), self._is_one(jobs), is_known)
-        return _some(self.tables, select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position))
+        is_known = jobs.c.task == sa.any_(sa.bindparam("tasks", type_=sa.ARRAY(sa.Text)))
+        here = (in_state(jobs, "queued"), jobs.c.queue == sa.bindparam("queue"), self._is_one(jobs), is_known)
+        return _some(self.tables, sa.select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position))
 
 
 class ToClaimLimited(ToClaim):
@@ -51,7 +51,7 @@ class ToPromote(Candidates):
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
-        due = select(jobs.c.id).where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
+        due = sa.select(jobs.c.id).where(in_state(jobs, "scheduled"), jobs.c.run_at <= sa.func.statement_timestamp())
         return _some(self.tables, due.order_by(jobs.c.run_at))
 
 
@@ -59,7 +59,7 @@ class ToRescue(Candidates):
     """Find the running jobs whose process has no row."""
 
     def sql(self) -> Any:
-        return _some(self.tables, select(self.tables.jobs.c.id).where(is_orphaned(self.tables)))
+        return _some(self.tables, sa.select(self.tables.jobs.c.id).where(is_orphaned(self.tables)))
 
 
 def _some(tables: Tables, rows: Any) -> Any:

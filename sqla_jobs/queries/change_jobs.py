@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Integer, any_, bindparam, func, select, update
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
@@ -14,24 +14,24 @@ from sqla_jobs.queries.delete_jobs import ctid
 from sqla_jobs.queries.erasing import erased_job, erased_with
 from sqla_jobs.queries.expressions import array_of, locked
 
-IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
+IDS: Any = sa.bindparam("all_ids", type_=sa.ARRAY(sa.BigInteger))
 """The ids of the jobs to change, oldest first."""
 _HERE = {"synchronize_session": False}
 
 
-def place(models: Models[Any]) -> ColumnElement[int]:
+def place(models: Models[Any]) -> sa.ColumnElement[int]:
     """Return the place of a job in `IDS`, from 1.
 
     `width_bucket` searches the sorted ids by halves, where `array_position` would read them all for each job.
     """
-    return func.width_bucket(models.Job.id, IDS, type_=Integer)
+    return sa.func.width_bucket(models.Job.id, IDS, type_=sa.Integer)
 
 
-def new_position(models: Models[Any]) -> ColumnElement[int]:
+def new_position(models: Models[Any]) -> sa.ColumnElement[int]:
     """Return a new position for each job in `IDS`, in this order. An UPDATE changes rows in an order of its own."""
-    numbers = func.generate_series(1, func.cardinality(IDS))
-    taken: Any = func.array_agg(models.positions.next_value(), type_=ARRAY(BigInteger))
-    return select(taken).select_from(numbers).scalar_subquery()[place(models)]
+    numbers = sa.func.generate_series(1, sa.func.cardinality(IDS))
+    taken: Any = sa.func.array_agg(models.positions.next_value(), type_=sa.ARRAY(sa.BigInteger))
+    return sa.select(taken).select_from(numbers).scalar_subquery()[place(models)]
 
 
 class Held(NamedTuple):
@@ -44,15 +44,17 @@ class Held(NamedTuple):
 def hold(session: Session, models: Models[Any], job_id: int) -> Held | None:
     """Lock a job until the caller's transaction ends. Return None if there is no such job."""
     job = models.Job
-    row = session.execute(select(job.task, job.state).where(job.id == job_id).with_for_update(key_share=True)).first()
+    row = session.execute(
+        sa.select(job.task, job.state).where(job.id == job_id).with_for_update(key_share=True)
+    ).first()
     return None if row is None else Held(*row)
 
 
 def hold_all(
-    session: Session, models: Models[Any], conditions: Sequence[ColumnElement[bool]], *, skip_locked: bool = False
+    session: Session, models: Models[Any], conditions: Sequence[sa.ColumnElement[bool]], *, skip_locked: bool = False
 ) -> list[int]:
     """Lock the jobs that meet the conditions until the caller's transaction ends. Return the ids, oldest first."""
-    wanted = select(models.Job.id).where(*conditions).order_by(models.Job.id)
+    wanted = sa.select(models.Job.id).where(*conditions).order_by(models.Job.id)
     return [*session.scalars(wanted.with_for_update(key_share=True, skip_locked=skip_locked))]
 
 
@@ -60,7 +62,7 @@ def update_jobs(
     session: Session,
     models: Models[Any],
     ids: Sequence[int],
-    conditions: Sequence[ColumnElement[bool]],
+    conditions: Sequence[sa.ColumnElement[bool]],
     values: Mapping[str, Any],
 ) -> int:
     """Update the jobs in `ids` that meet the conditions.
@@ -69,28 +71,30 @@ def update_jobs(
     skipped.
     """
     job = models.Job
-    statement = update(job).where(_free(job, conditions)).values(values).returning(job.id)
+    statement = sa.update(job).where(_free(job, conditions)).values(values).returning(job.id)
     return len(session.execute(statement, {"all_ids": sorted(ids)}, execution_options=_HERE).all())
 
 
-def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> int:
+def erase(
+    session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[sa.ColumnElement[bool]]
+) -> int:
     """Erase the arguments, results and errors of the jobs in `ids` that have ended and meet the conditions.
 
     Return the number of erased jobs. Locked or changed jobs are skipped, as in `update_jobs`.
     """
     job, jobs = models.Job, models.tables["jobs"]
     erased = (
-        update(jobs)
+        sa.update(jobs)
         .where(_free(job, [job.state.in_(ENDED), *conditions]))
         .values(erased_job())
         .returning(jobs.c.id)
         .cte("erased")
     )
-    statement = select(func.count()).select_from(erased).add_cte(*erased_with(models.tables, erased))
+    statement = sa.select(sa.func.count()).select_from(erased).add_cte(*erased_with(models.tables, erased))
     return session.scalar(statement, {"all_ids": list(ids)}, bind_arguments={"mapper": job}) or 0
 
 
-def _free(job: Any, conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
+def _free(job: Any, conditions: Sequence[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
     """Return the condition that a job is among `IDS`, is not locked, and meets the conditions."""
-    wanted = select(ctid.label("ctid")).select_from(job).where(job.id == any_(IDS), *conditions)
-    return ctid == any_(array_of(select(locked(wanted, "free", of=job).c.ctid)))
+    wanted = sa.select(ctid.label("ctid")).select_from(job).where(job.id == sa.any_(IDS), *conditions)
+    return ctid == sa.any_(array_of(sa.select(locked(wanted, "free", of=job).c.ctid)))

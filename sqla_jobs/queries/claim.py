@@ -9,31 +9,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    REAL,
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Double,
-    Integer,
-    SmallInteger,
-    Text,
-    Uuid,
-    all_,
-    any_,
-    bindparam,
-    case,
-    cast,
-    exists,
-    func,
-    literal_column,
-    null,
-    select,
-    true,
-    union_all,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.types import MOST_ATTEMPTS
@@ -64,7 +40,7 @@ def _moment_of(seconds: float) -> datetime | None:
 
 def _epoch(moment: Any) -> Any:
     """Return the seconds from 1970 to `moment`; infinite if `moment` is infinite."""
-    return func.date_part(literal_column("'epoch'"), moment)
+    return sa.func.date_part(sa.literal_column("'epoch'"), moment)
 
 
 class ClaimStatement(RenderedStatement):
@@ -110,7 +86,7 @@ class Claim(ClaimStatement):
 
     def __call__(
         self,
-        connection: Connection | Session,
+        connection: sa.Connection | Session,
         process_id: uuid.UUID,
         slots: dict[str, int],
         tasks: Sequence[str],
@@ -148,10 +124,10 @@ class Claim(ClaimStatement):
 
         The conditions read the claim's own snapshot, since limits and pauses can change at any time.
         """
-        return jobs.c.gates.is_(None), jobs.c.task == any_(unlimited_tasks(self.tables))
+        return jobs.c.gates.is_(None), jobs.c.task == sa.any_(unlimited_tasks(self.tables))
 
     def _queues_left_out(self) -> Any:
-        return array_of(union_all(paused(self.tables.queues), limited_queues(self.tables)))
+        return array_of(sa.union_all(paused(self.tables.queues), limited_queues(self.tables)))
 
     def _slots(self, lane: Any) -> Any:
         return lane.c.slots
@@ -159,23 +135,23 @@ class Claim(ClaimStatement):
     def sql(self) -> Any:
         tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
         # if a server crash could undo a claim, another claim of the job might get the same lease
-        lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
+        lanes = sa.case((committed_to_disk(), sa.bindparam("lanes", type_=sa.Text)))
         # a claim locks the process's row until it commits. Without that lock it takes no jobs. So no claim in progress
         # can give jobs to a process that is considered dead
-        process_id = bindparam("process_id", type_=Uuid)
+        process_id = sa.bindparam("process_id", type_=sa.Uuid)
         owner: Any = (
-            select(processes.c.id)
+            sa.select(processes.c.id)
             .where(processes.c.id == process_id)
             .with_for_update(skip_locked=True, read=True, key_share=True)
         )
         owner = owner.cte("owner").prefix_with("MATERIALIZED")
-        lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
-        priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
-        probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
+        lane = unnest_text("lane", queue=(lanes, sa.Text), slots=("slots", sa.Integer), floors=("floors", sa.Text))
+        priorities: sa.ColumnElement[str] = sa.literal_column(f"'{numbers(PRIORITIES)}'")
+        probe = unnest_text("probe", priority=(priorities, sa.SmallInteger), floor=(lane.c.floors, sa.BigInteger))
         # each priority has its own probe: an ordered index scan from the priority's floor. An ORDER BY above the probes
         # would lock all rows that the probes return, and not only those within the limit
         found = (
-            select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
+            sa.select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
             .where(
                 in_state(jobs, "queued"),
                 jobs.c.queue == lane.c.queue,
@@ -191,32 +167,32 @@ class Claim(ClaimStatement):
             .lateral("found")
         )
         taken = (
-            select(*found.c)
-            .select_from(probe.join(found, true()))
+            sa.select(*found.c)
+            .select_from(probe.join(found, sa.true()))
             .limit(self._slots(lane))
             .correlate(lane)
             .lateral("taken")
         )
         due = (
-            select(*taken.c)
-            .select_from(lane.join(taken, true()))
-            .where(lane.c.queue != all_(self._queues_left_out()))
+            sa.select(*taken.c)
+            .select_from(lane.join(taken, sa.true()))
+            .where(lane.c.queue != sa.all_(self._queues_left_out()))
             .cte("due")
             .prefix_with("MATERIALIZED")
         )
         # lock only if there are jobs: a row lock is written to disk, and most claims of an idle worker find no job
-        locked = case((exists(select(due.c.ctid)), select(owner.c.id).scalar_subquery()))
+        locked = sa.case((sa.exists(sa.select(due.c.ctid)), sa.select(owner.c.id).scalar_subquery()))
         return (
-            update(jobs)
-            .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))), locked.is_not(None))
+            sa.update(jobs)
+            .where(jobs.c.ctid == sa.any_(array_of(sa.select(due.c.ctid))), locked.is_not(None))
             .values(
                 state="running",
-                attempt=func.least(jobs.c.attempt, MOST_ATTEMPTS - 1) + 1,
+                attempt=sa.func.least(jobs.c.attempt, MOST_ATTEMPTS - 1) + 1,
                 current_run_id=tables.run_ids.next_value(),
                 process_id=process_id,
-                started_at=func.statement_timestamp(),
-                progress=null(),
-                progress_message=null(),
+                started_at=sa.func.statement_timestamp(),
+                progress=sa.null(),
+                progress_message=sa.null(),
             )
             .returning(
                 jobs.c.id,
@@ -225,16 +201,16 @@ class Claim(ClaimStatement):
                 jobs.c.queue,
                 jobs.c.priority,
                 jobs.c.position,
-                cast(jobs.c.args, Text),
+                sa.cast(jobs.c.args, sa.Text),
                 jobs.c.attempt,
                 jobs.c.max_attempts,
-                cast(jobs.c.headers, Text),
-                cast(_epoch(func.statement_timestamp()) - _epoch(jobs.c.run_at), REAL),
+                sa.cast(jobs.c.headers, sa.Text),
+                sa.cast(_epoch(sa.func.statement_timestamp()) - _epoch(jobs.c.run_at), sa.REAL),
                 # as a number, which the driver can read for any time and any DateStyle of the session
                 _epoch(jobs.c.scheduled_for),
                 jobs.c.timeout,
-                jobs.c.expires_at <= func.statement_timestamp(),
-                jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
+                jobs.c.expires_at <= sa.func.statement_timestamp(),
+                jobs.c.id == sa.any_(array_of(sa.select(due.c.id).where(due.c.started_at.is_not(None)))),
             )
         )
 
@@ -246,14 +222,14 @@ class ClaimFromLimitedQueue(Claim):
         return array_of(paused(self.tables.queues))
 
     def _slots(self, lane: Any) -> Any:
-        return func.least(lane.c.slots, literal_column(named(queue_free("lane.queue"), self.tables)))
+        return sa.func.least(lane.c.slots, sa.literal_column(named(queue_free("lane.queue"), self.tables)))
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
     """Claim jobs regardless of limits. Applications' tests use this, and run one job at a time."""
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
-        return (jobs.c.task == any_(claimable_tasks(self.tables)),)
+        return (jobs.c.task == sa.any_(claimable_tasks(self.tables)),)
 
     def _slots(self, lane: Any) -> Any:
         return lane.c.slots
@@ -265,15 +241,17 @@ class Elapsed(Statement):
     A replaced job begins anew with its `created_at`.
     """
 
-    def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
+    def __call__(self, connection: sa.Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
         return dict(self._run(connection, {"ids": job_ids}).all())
 
     def sql(self) -> Any:
         jobs, runs = self.tables.jobs, self.tables.runs
-        first_start = func.min(runs.c.started_at)
+        first_start = sa.func.min(runs.c.started_at)
         return (
-            select(runs.c.job_id, cast(func.extract("epoch", func.statement_timestamp() - first_start), Double))
+            sa.select(
+                runs.c.job_id, sa.cast(sa.func.extract("epoch", sa.func.statement_timestamp() - first_start), sa.Double)
+            )
             .join(jobs, jobs.c.id == runs.c.job_id)
-            .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))), is_of_job(runs, jobs))
+            .where(runs.c.job_id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))), is_of_job(runs, jobs))
             .group_by(runs.c.job_id)
         )

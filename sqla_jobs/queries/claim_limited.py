@@ -10,7 +10,7 @@ from string import Template
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sqlalchemy import TextClause
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.types import MOST_ATTEMPTS
@@ -122,7 +122,7 @@ _IS_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
 
 
-def _claim(tables: Tables) -> TextClause:
+def _claim(tables: Tables) -> sa.TextClause:
     pieces = {
         "moment": MOMENT,
         "queue_free": queue_free(":queue"),

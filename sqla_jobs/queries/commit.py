@@ -8,9 +8,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from zlib import crc32
 
 import psycopg
+import sqlalchemy as sa
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation, LockNotAvailable
 from psycopg.pq.abc import PGresult
-from sqlalchemy import Connection, event
 
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost, RowHeld
@@ -49,7 +49,7 @@ class Commit:
         self._preparing = f"PREPARE {self._name} AS {numbered}; {execute}"
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
-    def storing(self, connection: Connection, raw: Driver, end: RunEnd) -> Ending:
+    def storing(self, connection: sa.Connection, raw: Driver, end: RunEnd) -> Ending:
         """Return the COMMIT for a connection; `raw` is the driver's own connection."""
         return _Ending(self, connection, raw, end)
 
@@ -100,7 +100,7 @@ class StepCommit:
         self._patience = None if lock_timeout is None else 2 * lock_timeout
         self._plain = rendered(RecordStepInSession(tables, lock_timeout, f"{_ONE_OR_NO_LEASE}, max(result)").sql()).text
 
-    def storing(self, connection: Connection, raw: Driver, step: NewStep) -> Ending:
+    def storing(self, connection: sa.Connection, raw: Driver, step: NewStep) -> Ending:
         """Return the COMMIT for a connection; `raw` is the driver's own connection."""
         return _Ending(self, connection, raw, step)
 
@@ -152,7 +152,7 @@ class _Commits(Protocol[Stored_contra]):
 
 class _Ending(Ending, Generic[Stored_contra]):
     def __init__(
-        self, commit: _Commits[Stored_contra], connection: Connection, raw: Driver, stored: Stored_contra
+        self, commit: _Commits[Stored_contra], connection: sa.Connection, raw: Driver, stored: Stored_contra
     ) -> None:
         super().__init__(connection)
         self._commit = commit
@@ -198,22 +198,22 @@ class _Ending(Ending, Generic[Stored_contra]):
 class EndingElsewhere(Ending):
     """The COMMIT for drivers other than psycopg. `store` stores the end or step, and leaves the transaction open."""
 
-    def __init__(self, connection: Connection, store: Callable[[], str | None]) -> None:
+    def __init__(self, connection: sa.Connection, store: Callable[[], str | None]) -> None:
         super().__init__(connection)
         self._store_by = store
 
     def __enter__(self) -> Self:
-        event.listen(self._connection, "commit", self._before_own)
+        sa.event.listen(self._connection, "commit", self._before_own)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        event.remove(self._connection, "commit", self._before_own)
+        sa.event.remove(self._connection, "commit", self._before_own)
         super().__exit__(kind)
 
     def _store(self) -> str | None:
         return self._store_by()
 
-    def _before_own(self, own: Connection) -> None:
+    def _before_own(self, own: sa.Connection) -> None:
         """Store the end, and commit the other connections."""
         with rolled_back_by_an_error(own):
             self._store_once()

@@ -6,30 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    ColumnElement,
-    Text,
-    TextClause,
-    all_,
-    and_,
-    any_,
-    bindparam,
-    case,
-    column,
-    delete,
-    exists,
-    func,
-    literal,
-    literal_column,
-    null,
-    select,
-    table,
-    text,
-    tuple_,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
@@ -39,7 +16,7 @@ from sqla_jobs.queries.graphs import Graphs, is_past_own
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.retention import Rule
 
-ctid: ColumnElement[Any] = literal_column("ctid")
+ctid: sa.ColumnElement[Any] = sa.literal_column("ctid")
 """The physical location of a row version, in a statement over one table.
 
 A row that the statement has locked cannot move. If another session has changed a row since the statement's snapshot,
@@ -72,15 +49,15 @@ class Reference(NamedTuple):
             f"ALTER TABLE {self.qualified} DROP CONSTRAINT {self.name}; ON DELETE CASCADE would delete those rows, too"
         )
 
-    def to(self, jobs: str) -> ColumnElement[bool]:
+    def to(self, jobs: str) -> sa.ColumnElement[bool]:
         """Return the condition that a row refers to the job.
 
         `jobs` is the quoted name of the jobs table. A multi-column key with a NULL in one column refers to nothing.
         """
-        referring = table(self.table, *map(column, self.columns), schema=self.schema)
+        referring = sa.table(self.table, *map(sa.column, self.columns), schema=self.schema)
         pairs = zip(self.columns, self.targets, strict=True)
-        same = [referring.c[mine] == literal_column(f"{jobs}.{target}") for mine, target in pairs]
-        return exists().select_from(referring).where(and_(*same))
+        same = [referring.c[mine] == sa.literal_column(f"{jobs}.{target}") for mine, target in pairs]
+        return sa.exists().select_from(referring).where(sa.and_(*same))
 
 
 class Place(NamedTuple):
@@ -108,7 +85,7 @@ class Removal:
         self._edges = models.tables["edges"]
         self._on = {"mapper": models.Job}
 
-    def references(self, session: Session) -> list[ColumnElement[bool]]:
+    def references(self, session: Session) -> list[sa.ColumnElement[bool]]:
         """Return a condition for each foreign key that forbids a deletion: that a row refers to the job.
 
         Tables that this role may not read are left out. For those tables, the server itself refuses the deletion.
@@ -120,17 +97,17 @@ class Removal:
         return [reference for reference, number in self.kept(session, [self._job.id == job_id]) if number]
 
     def kept(
-        self, session: Session, conditions: Sequence[ColumnElement[bool]], *, most: int | None = None
+        self, session: Session, conditions: Sequence[sa.ColumnElement[bool]], *, most: int | None = None
     ) -> list[tuple[Reference, int]]:
         """Return each foreign key with the number of jobs that it keeps from being deleted, counted up to `most`."""
         found: list[tuple[Reference, int]] = []
         for reference, refers in self._references(session):
-            some: Any = select(literal_column("1")).select_from(self._job).where(*conditions, refers).limit(most)
-            number = select(func.count()).select_from(some.subquery())
+            some: Any = sa.select(sa.literal_column("1")).select_from(self._job).where(*conditions, refers).limit(most)
+            number = sa.select(sa.func.count()).select_from(some.subquery())
             found.append((reference, session.scalar(number, bind_arguments=self._on) or 0))
         return found
 
-    def _references(self, session: Session) -> list[tuple[Reference, ColumnElement[bool]]]:
+    def _references(self, session: Session) -> list[tuple[Reference, sa.ColumnElement[bool]]]:
         """Return each foreign key that forbids deletion, and the condition that a row refers to a job by that key."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
@@ -142,29 +119,29 @@ class Removal:
         ]
         return [(reference, reference.to(jobs)) for reference in found]
 
-    def keeps_none_waiting(self) -> ColumnElement[bool]:
+    def keeps_none_waiting(self) -> sa.ColumnElement[bool]:
         """Return the condition that the job is not a failed one that keeps the jobs of its ordered key waiting."""
         return ~keeps_others_waiting(self.models)  # type: ignore[no-any-return]
 
-    def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
+    def ended(self, state: str, older_than: float) -> list[sa.ColumnElement[bool]]:
         """Return the conditions that a job ended in `state` over `older_than` seconds ago and keeps no ordered key."""
         return [*self._is_older(state, older_than), self.keeps_none_waiting()]
 
-    def _is_older(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
-        moment = func.statement_timestamp() - seconds(older_than)
-        return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
+    def _is_older(self, state: str, older_than: float) -> list[sa.ColumnElement[bool]]:
+        moment = sa.func.statement_timestamp() - seconds(older_than)
+        return [self._job.state == sa.literal_column(f"'{state}'"), self._job.finished_at < moment]
 
-    def is_under(self, rule: Rule) -> ColumnElement[bool]:
+    def is_under(self, rule: Rule) -> sa.ColumnElement[bool]:
         """Return the condition that a rule is about the job, whose state and age are not looked at."""
-        task, names = self._job.task, literal([*(rule.only or rule.others)], ARRAY(Text))
-        is_under: ColumnElement[bool] = task == any_(names) if rule.only else task != all_(names)
+        task, names = self._job.task, sa.literal([*(rule.only or rule.others)], sa.ARRAY(sa.Text))
+        is_under: sa.ColumnElement[bool] = task == sa.any_(names) if rule.only else task != sa.all_(names)
         return is_under if rule.for_all else is_under & self._job.retention.is_(None)
 
     def find_past_own(self, session: Session, *, after: int, limit: int) -> list[int]:
         """Return at most `limit` jobs above the id `after` that are past their own retention, by id."""
         # + 0: no index gives this order, so that the planner looks at the few jobs with a retention of their own
         job_id = self._job.id + 0
-        found = select(self._job.id).where(is_past_own(self.models), job_id > after, self.keeps_none_waiting())
+        found = sa.select(self._job.id).where(is_past_own(self.models), job_id > after, self.keeps_none_waiting())
         return [*session.scalars(found.order_by(job_id).limit(limit), bind_arguments=self._on)]
 
     def find_among(
@@ -172,7 +149,7 @@ class Removal:
         session: Session,
         state: str,
         older_than: float,
-        condition: ColumnElement[bool],
+        condition: sa.ColumnElement[bool],
         *,
         beyond: Place | None,
         looked_at: int,
@@ -184,44 +161,47 @@ class Removal:
         """
         job = self._job
         order = [job.finished_at, job.id]  # the index gives almost this order: few jobs end at the same moment
-        place = func.row_number().over(order_by=order).label("place")
-        ended = select(job.id, job.finished_at, condition.label("is_wanted"), place)
+        place = sa.func.row_number().over(order_by=order).label("place")
+        ended = sa.select(job.id, job.finished_at, condition.label("is_wanted"), place)
         ended = ended.where(*self._is_older(state, older_than)).order_by(*order)
         if beyond is not None:
-            ended = ended.where(job.finished_at >= beyond.moment, tuple_(*order) > beyond)
+            ended = ended.where(job.finished_at >= beyond.moment, sa.tuple_(*order) > beyond)
         seen = ended.limit(looked_at).cte("seen")
-        found = select(seen.c.id, seen.c.place).where(seen.c.is_wanted).order_by(seen.c.place).limit(limit).cte("found")
-        rows = {each: select(func.count()).select_from(each).scalar_subquery() for each in (found, seen)}
-        end = {each: select(func.max(each.c.place)).scalar_subquery() for each in (found, seen)}
-        last = case((rows[found] == limit, end[found]), (rows[seen] == looked_at, end[seen]))
-        wanted = func.array(select(found.c.id).scalar_subquery())
+        found = (
+            sa.select(seen.c.id, seen.c.place).where(seen.c.is_wanted).order_by(seen.c.place).limit(limit).cte("found")
+        )
+        rows = {each: sa.select(sa.func.count()).select_from(each).scalar_subquery() for each in (found, seen)}
+        end = {each: sa.select(sa.func.max(each.c.place)).scalar_subquery() for each in (found, seen)}
+        last = sa.case((rows[found] == limit, end[found]), (rows[seen] == looked_at, end[seen]))
+        wanted = sa.func.array(sa.select(found.c.id).scalar_subquery())
         ends = [
-            select(column).where(seen.c.place == last).scalar_subquery() for column in (seen.c.finished_at, seen.c.id)
+            sa.select(column).where(seen.c.place == last).scalar_subquery()
+            for column in (seen.c.finished_at, seen.c.id)
         ]
-        row: Any = session.execute(select(wanted, *ends), bind_arguments=self._on).one()
+        row: Any = session.execute(sa.select(wanted, *ends), bind_arguments=self._on).one()
         ids, moment, job_id = row
         return Found(ids, None if moment is None else Place(moment, job_id))
 
     def find(
         self,
         session: Session,
-        conditions: Sequence[ColumnElement[bool]],
-        references: Sequence[ColumnElement[bool]],
+        conditions: Sequence[sa.ColumnElement[bool]],
+        references: Sequence[sa.ColumnElement[bool]],
         *,
         offset: int,
         limit: int,
     ) -> list[int]:
         """Return at most `limit` jobs that meet the conditions and to which no row refers, oldest first."""
         job = self._job
-        wanted = select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
+        wanted = sa.select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
         return [*session.scalars(wanted.offset(offset).limit(limit), bind_arguments=self._on)]
 
     def prune(
         self,
         session: Session,
         ids: Sequence[int],
-        conditions: Sequence[ColumnElement[bool]],
-        references: Sequence[ColumnElement[bool]],
+        conditions: Sequence[sa.ColumnElement[bool]],
+        references: Sequence[sa.ColumnElement[bool]],
         graphs: Graphs,
         are_alone: bool = False,
     ) -> int:
@@ -231,7 +211,7 @@ class Removal:
         that are enqueued after their batches meanwhile do not wait for the deleted jobs. `are_alone` says that the
         conditions leave out jobs of graphs.
         """
-        held = select(self._job.id).where(self._named, *conditions).with_for_update(skip_locked=True, of=self._job)
+        held = sa.select(self._job.id).where(self._named, *conditions).with_for_update(skip_locked=True, of=self._job)
         some = session.scalars(held, {"ids": list(ids)}, bind_arguments=self._on).all()
         if not are_alone:
             some = graphs.still_whole(session, ids, some)
@@ -241,8 +221,8 @@ class Removal:
         self,
         session: Session,
         ids: Sequence[int],
-        conditions: Sequence[ColumnElement[bool] | TextClause],
-        references: Sequence[ColumnElement[bool]],
+        conditions: Sequence[sa.ColumnElement[bool] | sa.TextClause],
+        references: Sequence[sa.ColumnElement[bool]],
     ) -> int:
         """Delete the jobs in `ids` that still meet the conditions, with their runs.
 
@@ -252,31 +232,31 @@ class Removal:
         return self._remove(session, ids, conditions, references, ("blocked", "cancelled"))
 
     @property
-    def _named(self) -> ColumnElement[bool]:
-        return self._job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))  # type: ignore[no-any-return]
+    def _named(self) -> sa.ColumnElement[bool]:
+        return self._job.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger)))  # type: ignore[no-any-return]
 
     def _remove(
         self,
         session: Session,
         ids: Sequence[int],
-        conditions: Sequence[ColumnElement[bool] | TextClause],
-        references: Sequence[ColumnElement[bool]],
+        conditions: Sequence[sa.ColumnElement[bool] | sa.TextClause],
+        references: Sequence[sa.ColumnElement[bool]],
         waiting: Sequence[str],
     ) -> int:
         """Delete jobs as `remove` does. For jobs in the states `waiting`, the deleted jobs count as cancelled."""
         job, runs = self._job, self._runs
-        free = select(ctid.label("ctid")).where(self._named, job.state != "running", *conditions)
+        free = sa.select(ctid.label("ctid")).where(self._named, job.state != "running", *conditions)
         free = free.where(*(~one for one in references)).select_from(job).with_for_update(skip_locked=True, of=job)
         locked = free.cte("locked").prefix_with("MATERIALIZED")
-        chosen = any_(array_of(select(locked.c.ctid)))
+        chosen = sa.any_(array_of(sa.select(locked.c.ctid)))
         going = self._table.alias("going")
-        gone = select(going.c.id).where(literal_column("going.ctid") == chosen)
-        without = delete(runs).where(runs.c.job_id.in_(gone)).cte("without")
+        gone = sa.select(going.c.id).where(sa.literal_column("going.ctid") == chosen)
+        without = sa.delete(runs).where(runs.c.job_id.in_(gone)).cte("without")
         edges = self._edges
         # for the jobs that wait for it, a deleted job counts as cancelled
-        cut = update(edges).where(edges.c.needs_id == any_(array_of(gone))).values(needs_id=null()).cte("cut")
+        cut = sa.update(edges).where(edges.c.needs_id == sa.any_(array_of(gone))).values(needs_id=sa.null()).cte("cut")
         # delete through the mapped class, so that the session's listeners see the statement
-        statement = delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
+        statement = sa.delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
         options = {"synchronize_session": False}
         removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
         batches = removed.all()
@@ -285,7 +265,7 @@ class Removal:
         return len(batches)
 
 
-_REFERENCES = text(
+_REFERENCES = sa.text(
     """
     SELECT quote_ident(reference.conname), quote_ident(space.nspname) || '.' || quote_ident(relname),
       space.nspname, referring.relname, mine.names, theirs.names

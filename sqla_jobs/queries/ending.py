@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import Connection, event
+import sqlalchemy as sa
 
 from sqla_jobs.errors import JobsError
 
@@ -23,16 +23,16 @@ class Ending(AbstractContextManager["Ending"]):
     result: str | None = None
     """The result of the step as stored, if a step is stored."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         self._is_stored = False
-        self._others: list[Connection] = []
+        self._others: list[sa.Connection] = []
 
-    def watch(self, connection: Connection) -> None:
+    def watch(self, connection: sa.Connection) -> None:
         """Register another of the session's connections. The connection to the jobs' database is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
-            event.listen(connection, "commit", self._before)
+            sa.event.listen(connection, "commit", self._before)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and not self.has_committed:
@@ -48,7 +48,7 @@ class Ending(AbstractContextManager["Ending"]):
         """
         raise NotImplementedError
 
-    def _before(self, connection: Connection) -> None:
+    def _before(self, connection: sa.Connection) -> None:
         with rolled_back_by_an_error(connection):
             self._store_once()
 
@@ -68,7 +68,7 @@ class Ending(AbstractContextManager["Ending"]):
 
 
 @contextmanager
-def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
+def rolled_back_by_an_error(connection: sa.Connection) -> Generator[None]:
     """Roll back after an error in a function that runs in place of COMMIT.
 
     SQLAlchemy assumes that a failed COMMIT has ended the transaction. Without the rollback, SQLAlchemy's pool would

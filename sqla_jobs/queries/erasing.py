@@ -6,19 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import (
-    CTE,
-    ColumnElement,
-    Connection,
-    and_,
-    any_,
-    delete,
-    func,
-    literal_column,
-    null,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -35,20 +23,23 @@ ERASED_COLUMNS: dict[str, tuple[str, ...]] = {
     "steps": ("result",),
 }
 """The columns that are erased, by table. Signals that no run has received are deleted."""
-_ERASED_ARGS: ColumnElement[Any] = literal_column(f"'{json.dumps(ERASED_ARGS)}'", JSONB)
+_ERASED_ARGS: sa.ColumnElement[Any] = sa.literal_column(f"'{json.dumps(ERASED_ARGS)}'", JSONB)
 
 
-def check_may_erase(connection: Connection, models: Models[Any]) -> None:
+def check_may_erase(connection: sa.Connection, models: Models[Any]) -> None:
     """Raise `ConfigurationError` if this role may not erase jobs: no success that erases a job could be stored."""
     preparer = connection.dialect.identifier_preparer
     names = {noun: preparer.format_table(models.tables[noun]) for noun in (*ERASED_COLUMNS, "signals")}
     rights = [
-        (func.has_column_privilege(names[noun], column, "UPDATE"), f"change {column} of {names[noun]}")
+        (sa.func.has_column_privilege(names[noun], column, "UPDATE"), f"change {column} of {names[noun]}")
         for noun, columns in ERASED_COLUMNS.items()
         for column in columns
     ]
-    for right, what in (*rights, (func.has_table_privilege(names["signals"], "DELETE"), f"delete {names['signals']}")):
-        if not connection.scalar(select(right)):
+    for right, what in (
+        *rights,
+        (sa.func.has_table_privilege(names["signals"], "DELETE"), f"delete {names['signals']}"),
+    ):
+        if not connection.scalar(sa.select(right)):
             raise ConfigurationError(
                 f"a task declares retention={{'succeeded': 'erase'}}, and this role may not {what}: grant what "
                 "`sqla-jobs grants --worker ROLE` says about that, or leave that retention out"
@@ -57,31 +48,31 @@ def check_may_erase(connection: Connection, models: Models[Any]) -> None:
 
 def erased_job() -> dict[str, Any]:
     """Return the column values of an erased job."""
-    return {**dict.fromkeys(ERASED_COLUMNS["jobs"], null()), "args": _ERASED_ARGS}
+    return {**dict.fromkeys(ERASED_COLUMNS["jobs"], sa.null()), "args": _ERASED_ARGS}
 
 
-def has_arguments(args: Any) -> ColumnElement[bool]:
+def has_arguments(args: Any) -> sa.ColumnElement[bool]:
     """Return the condition that arguments have not been erased. Version 0.1 replaced erased arguments by a text."""
-    return and_(func.jsonb_typeof(args) == "object", args != _ERASED_ARGS)
+    return sa.and_(sa.func.jsonb_typeof(args) == "object", args != _ERASED_ARGS)
 
 
-def erased_with(tables: Mapping[str, Any], jobs: Any) -> list[CTE]:
+def erased_with(tables: Mapping[str, Any], jobs: Any) -> list[sa.CTE]:
     """Return CTEs that erase the runs, steps and signals of the jobs in the CTE `jobs`, which has a column `id`.
 
     `tables` holds the tables by name.
     """
-    ids = array_of(select(jobs.c.id))
+    ids = array_of(sa.select(jobs.c.id))
     runs, steps, signals = tables["runs"], tables["steps"], tables["signals"]
     return [
-        update(runs)
-        .where(runs.c.job_id == any_(ids))
-        .values({runs.c[name]: null() for name in ERASED_COLUMNS["runs"]})
+        sa.update(runs)
+        .where(runs.c.job_id == sa.any_(ids))
+        .values({runs.c[name]: sa.null() for name in ERASED_COLUMNS["runs"]})
         .cte("of_runs"),
-        update(steps)
-        .where(steps.c.job_id == any_(ids))
-        .values({steps.c[name]: null() for name in ERASED_COLUMNS["steps"]})
+        sa.update(steps)
+        .where(steps.c.job_id == sa.any_(ids))
+        .values({steps.c[name]: sa.null() for name in ERASED_COLUMNS["steps"]})
         .cte("of_steps"),
-        delete(signals).where(signals.c.job_id == any_(ids)).cte("of_signals"),
+        sa.delete(signals).where(signals.c.job_id == sa.any_(ids)).cte("of_signals"),
     ]
 
 
@@ -114,6 +105,6 @@ class EraseRunning(Statement):
         ), {ERASED_WITH_JOBS}
         SELECT count(*) FROM done"""
 
-    def __call__(self, session: Session | Connection, lease: Lease | Claimed) -> None:
+    def __call__(self, session: Session | sa.Connection, lease: Lease | Claimed) -> None:
         """Wait for the job's row, and erase the job if the lease is still valid."""
         self._run(session, of_lease(lease))

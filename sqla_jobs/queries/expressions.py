@@ -6,36 +6,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import (
-    ARRAY,
-    CTE,
-    BigInteger,
-    Boolean,
-    ColumnElement,
-    Connection,
-    Double,
-    Interval,
-    MetaData,
-    Select,
-    Sequence,
-    Text,
-    all_,
-    and_,
-    any_,
-    bindparam,
-    case,
-    cast,
-    column,
-    func,
-    inspect,
-    literal,
-    literal_column,
-    or_,
-    select,
-    table,
-    union,
-)
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, aliased
@@ -69,9 +41,9 @@ def numbered(statement: Any) -> tuple[str, list[str], dict[str, Any]]:
     return str(compiled), list(compiled.positiontup), dict(compiled.params)
 
 
-def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
+def written(condition: Callable[[Any], sa.ColumnElement[bool]], row: str, *columns: str) -> str:
     """Return the SQL text of a condition on these columns of a row. `row` is the row's name in the text."""
-    return rendered(condition(table(row, *map(column, columns)).c)).text
+    return rendered(condition(sa.table(row, *map(sa.column, columns)).c)).text
 
 
 class Tables:
@@ -81,13 +53,13 @@ class Tables:
     can be found again there without an index. A row that has been changed since the statement began is not found.
     """
 
-    positions: Sequence
-    run_ids: Sequence
+    positions: sa.Sequence
+    run_ids: sa.Sequence
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
         jobs = _table(models.Job, schema)
-        columns = [column(kind.name, kind.type) for kind in jobs.c]
-        self.jobs: Any = table(jobs.name, *columns, column("ctid"), schema=jobs.schema)
+        columns = [sa.column(kind.name, kind.type) for kind in jobs.c]
+        self.jobs: Any = sa.table(jobs.name, *columns, sa.column("ctid"), schema=jobs.schema)
         self.runs: Any = _table(models.Run, schema)
         self.processes: Any = _table(models.Process, schema)
         self.queues: Any = _table(models.Queue, schema)
@@ -104,33 +76,34 @@ class Tables:
         """The channel on which workers are notified of jobs that may start."""
         self._on = {"mapper": models.Job}
         self.positions, self.run_ids = (
-            Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)
+            sa.Sequence(sequence.name, schema=sequence.schema or schema)
+            for sequence in (models.positions, models.run_ids)
         )
 
-    def connection(self, session: Session) -> Connection:
+    def connection(self, session: Session) -> sa.Connection:
         """Return the session's connection to the jobs' database."""
         return session.connection(bind_arguments=self._on)
 
-    def is_of_jobs(self, session: Session, connection: Connection) -> bool:
+    def is_of_jobs(self, session: Session, connection: sa.Connection) -> bool:
         """Return whether this connection of the session is the connection to the jobs' database."""
         return session.get_bind(self._on["mapper"]).engine is connection.engine
 
 
 def _table(model: type[Any], schema: str | None) -> Any:
-    mapped = inspect(model).local_table
-    return mapped if mapped.schema or schema is None else mapped.to_metadata(MetaData(), schema=schema)
+    mapped = sa.inspect(model).local_table
+    return mapped if mapped.schema or schema is None else mapped.to_metadata(sa.MetaData(), schema=schema)
 
 
 def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
     """Return array parameters as the columns of a table, given as column=(parameter, type)."""
     return _side_by_side(
         name,
-        [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()],
+        [sa.bindparam(parameter, type_=sa.ARRAY(kind)) for parameter, kind in columns.values()],
         {column_name: kind for column_name, (_, kind) in columns.items()},
     )
 
 
-def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
+def unnest_text(name: str, **columns: tuple[str | sa.ColumnElement[str], Any]) -> TableValuedAlias:
     """Return `unnest` of array literals from `numbers` and `texts`, which psycopg sends faster than lists.
 
     If an array is shorter than the others, its column is NULL in the remaining rows.
@@ -138,7 +111,7 @@ def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> T
     return _side_by_side(
         name,
         [
-            cast(bindparam(written, type_=Text) if isinstance(written, str) else written, ARRAY(kind))
+            sa.cast(sa.bindparam(written, type_=sa.Text) if isinstance(written, str) else written, sa.ARRAY(kind))
             for written, kind in columns.values()
         ],
         {column_name: kind for column_name, (_, kind) in columns.items()},
@@ -146,50 +119,52 @@ def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> T
 
 
 def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> TableValuedAlias:
-    named = [column(column_name, kind) for column_name, kind in columns.items()]
-    return func.unnest(*arrays).table_valued(*named).render_derived(name=name)
+    named = [sa.column(column_name, kind) for column_name, kind in columns.items()]
+    return sa.func.unnest(*arrays).table_valued(*named).render_derived(name=name)
 
 
-def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
+def in_state(jobs: Any, state: str) -> sa.ColumnElement[bool]:
     """Return the condition that a job is in `state`.
 
     The state is a literal, since a generic plan with a parameter could not use the index.
     """
-    said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
+    said: sa.ColumnElement[bool] = jobs.c.state == sa.literal_column(f"'{state}'")
     return said
 
 
-def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
+def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> sa.ColumnElement[bool]:
     """Return the condition that this lease is still valid.
 
     The condition uses IS NOT DISTINCT FROM, for which no index serves: the server looks the job up by its id, and not
     in the index of running jobs. While a snapshot is held, that index keeps an entry for each job that has run since.
     """
-    return and_(
+    return sa.and_(
         jobs.c.id == job_id,
         jobs.c.current_run_id == run_id,
         jobs.c.process_id == process_id,
-        jobs.c.state.is_not_distinct_from(literal_column("'running'")),
+        jobs.c.state.is_not_distinct_from(sa.literal_column("'running'")),
     )
 
 
-def is_among(jobs: Any) -> ColumnElement[bool]:
+def is_among(jobs: Any) -> sa.ColumnElement[bool]:
     """Return the condition that the parameters of an `Among` include the job."""
-    only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
-    return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
+    only, set_aside = (
+        sa.cast(sa.bindparam(name, type_=sa.Text), sa.ARRAY(sa.BigInteger)) for name in ("only_ids", "set_aside_ids")
+    )
+    return sa.and_(jobs.c.id != sa.all_(set_aside), sa.or_(only.is_(None), jobs.c.id == sa.any_(only)))
 
 
-def committed_to_disk() -> ColumnElement[bool]:
+def committed_to_disk() -> sa.ColumnElement[bool]:
     """Return a condition that is always true and makes COMMIT wait for the disk, even if it does not by default.
 
     A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
     """
-    return literal_column(COMMITTED_TO_DISK, Boolean)
+    return sa.literal_column(COMMITTED_TO_DISK, sa.Boolean)
 
 
-def is_of_job(runs: Any, jobs: Any) -> ColumnElement[bool]:
+def is_of_job(runs: Any, jobs: Any) -> sa.ColumnElement[bool]:
     """Return the condition that a run counts among the job's attempts. The runs of the job that it replaced do not."""
-    return or_(jobs.c.times_replaced.is_(None), runs.c.finished_at >= jobs.c.created_at)
+    return sa.or_(jobs.c.times_replaced.is_(None), runs.c.finished_at >= jobs.c.created_at)
 
 
 def waiting_at_most(lock_timeout: float | None) -> str:
@@ -213,18 +188,18 @@ def row_held() -> Generator[None]:
         raise RowHeld from None
 
 
-def seconds(value: Any) -> ColumnElement[Any]:
+def seconds(value: Any) -> sa.ColumnElement[Any]:
     """Return a number of seconds as an interval."""
-    return cast(value, Double).op("*", return_type=Interval())(literal_column("INTERVAL '1 second'"))
+    return sa.cast(value, sa.Double).op("*", return_type=sa.Interval())(sa.literal_column("INTERVAL '1 second'"))
 
 
-def locked(rows: Any, name: str, *, of: Any) -> CTE:
+def locked(rows: Any, name: str, *, of: Any) -> sa.CTE:
     """Return a CTE that locks `rows` once. Rows that are already locked are skipped.
 
     The lock is NO KEY UPDATE, so that no job is skipped because another session is checking a foreign key to it. The
     CTE is MATERIALIZED, so that the planner cannot lock more rows than the limit allows.
     """
-    chosen: Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
+    chosen: sa.Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")
 
 
@@ -250,46 +225,46 @@ def last_run_of(run: Any, job_id: Any) -> ScalarSelect[Any]:
     """Return the id of a job's last run, as a subquery. `run` is the mapped class."""
     of_job = aliased(run)
     # + 0: without it the planner may walk the index of ids backwards, past the runs of all other jobs
-    last = select(func.max(of_job.id + 0)).where(of_job.job_id == job_id)
+    last = sa.select(sa.func.max(of_job.id + 0)).where(of_job.job_id == job_id)
     return last.correlate_except(of_job).scalar_subquery()
 
 
-def array_of(rows: SelectBase) -> ColumnElement[Any]:
+def array_of(rows: SelectBase) -> sa.ColumnElement[Any]:
     """Return the single column of `rows` as an array.
 
     The planner expects few elements in an array, so `key = ANY (array)` looks each row up by its key, however many
     there are.
     """
-    return func.array(rows.scalar_subquery())
+    return sa.func.array(rows.scalar_subquery())
 
 
-def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
+def messages(tables: Tables, *rows: sa.Select[Any], others: int = 0) -> sa.ColumnElement[bool]:
     """Return a condition that is always true, and that sends the texts in `rows` to workers.
 
     Each text is sent once, and only if there are more than `others` workers. A text is the name of a queue, or empty
     for any queue. `LIMITS` may be appended.
     """
-    message = union(*rows).cte("message").prefix_with("MATERIALIZED")
-    said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))
+    message = sa.union(*rows).cte("message").prefix_with("MATERIALIZED")
+    said = sa.select(sa.func.count(sa.func.pg_notify(sa.literal(tables.channel, sa.Text), message.exported_columns[0])))
     processes = tables.processes
-    workers = select(func.count()).where(processes.c.kind == literal_column("'worker'")).scalar_subquery()
+    workers = sa.select(sa.func.count()).where(processes.c.kind == sa.literal_column("'worker'")).scalar_subquery()
     return said.select_from(message).where(workers > others).scalar_subquery() >= 0
 
 
-def message_of(jobs: Any) -> ColumnElement[str]:
+def message_of(jobs: Any) -> sa.ColumnElement[str]:
     """Return the message about a queued job."""
     return message(jobs.c.queue, jobs.c.gates)
 
 
-def message(queue: Any, gates: Any) -> ColumnElement[str]:
+def message(queue: Any, gates: Any) -> sa.ColumnElement[str]:
     """Return the message about a queued job: its queue's name, marked if the job waits behind limits."""
-    return func.concat(queue, case((gates.is_not(None), literal_column(f"'{LIMITS}'"))))
+    return sa.func.concat(queue, sa.case((gates.is_not(None), sa.literal_column(f"'{LIMITS}'"))))
 
 
 def quoted(named: Any) -> str:
     """Return the quoted name of a table or a sequence."""
     preparer = _DIALECT.identifier_preparer
-    is_sequence = isinstance(named, Sequence)
+    is_sequence = isinstance(named, sa.Sequence)
     return str(preparer.format_sequence(named) if is_sequence else preparer.format_table(named))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sqlalchemy import Dialect, Text, TextClause, TypeDecorator, bindparam, text
+import sqlalchemy as sa
 from sqlalchemy.types import NullType, TypeEngine
 
 from sqla_jobs.queries import restrictions
@@ -15,24 +15,24 @@ from sqla_jobs.rules.limits import WINDOWS
 _ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
 
 
-class _Written(TypeDecorator[str]):
+class _Written(sa.TypeDecorator[str]):
     """An array in PostgreSQL's text format, bound as text for asyncpg, which would otherwise expect a list."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return Text() if dialect.driver == "asyncpg" else NullType()
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
+        return sa.Text() if dialect.driver == "asyncpg" else NullType()
 
 
-def filled_in(statement: str, tables: Tables) -> TextClause:
+def filled_in(statement: str, tables: Tables) -> sa.TextClause:
     """Return the statement with the names of tables in place of `{jobs}` and similar placeholders."""
     return with_arrays(named(statement, tables))
 
 
-def with_arrays(statement: str) -> TextClause:
+def with_arrays(statement: str) -> sa.TextClause:
     """Return a statement. If its text casts a parameter to an array, the parameter is bound as an array."""
-    return text(statement).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
+    return sa.text(statement).bindparams(*(sa.bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
 
 
 def named(piece: str, tables: Tables) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, TextClause, literal_column, text
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
@@ -25,14 +25,14 @@ Few graphs have more than `_FEW` jobs. Of a larger graph, the next statement rea
 """
 
 
-def is_alone(models: Models[Any]) -> ColumnElement[bool]:
+def is_alone(models: Models[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that a job is in no batch, and was not enqueued after others, nor others after it."""
-    return literal_column(f"({named(_IS_ALONE, Tables(models))})", Boolean)
+    return sa.literal_column(f"({named(_IS_ALONE, Tables(models))})", sa.Boolean)
 
 
-def is_past_own(models: Models[Any]) -> ColumnElement[bool]:
+def is_past_own(models: Models[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that a job has ended, and was kept for as long as its own retention says."""
-    return literal_column(named(_is_past_own("{jobs}"), Tables(models)), Boolean)
+    return sa.literal_column(named(_is_past_own("{jobs}"), Tables(models)), sa.Boolean)
 
 
 class Graphs:
@@ -53,13 +53,13 @@ class Graphs:
         """The jobs that have been looked at, and whether their graph may be pruned."""
 
     @property
-    def may_be_deleted(self) -> TextClause:
+    def may_be_deleted(self) -> sa.TextClause:
         """The condition that a job is old enough, and that each job that depends on it directly is old enough, too.
 
         Use it in the statement that deletes the jobs of the graphs found by `whole`. Somebody may have retried one of
         them since.
         """
-        return text(self._may_be_deleted).bindparams(rules=self._rules)
+        return sa.text(self._may_be_deleted).bindparams(rules=self._rules)
 
     def whole(self, session: Session, ids: Sequence[int]) -> list[int]:
         """Return those of the jobs that may be pruned, each with all jobs of its graph.
@@ -98,7 +98,7 @@ class Graphs:
 
 def find_empty_batches(session: Session, models: Models[Any], *, older_than: float, limit: int) -> list[int]:
     """Return batches made over `older_than` seconds ago that have no jobs, and that no job was enqueued after."""
-    found = text(named(_EMPTY, Tables(models)))
+    found = sa.text(named(_EMPTY, Tables(models)))
     values = {"older_than": older_than, "limit": limit}
     return [*session.scalars(found, values, bind_arguments={"mapper": models.Job})]
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, cast, func, select, update
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.queries.expressions import leased, locked, seconds, unnest
@@ -23,11 +23,11 @@ class Leases(Statement):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         lease = (jobs.c.id, jobs.c.current_run_id, jobs.c.process_id)
-        told = (jobs.c.task, jobs.c.queue, jobs.c.attempt, jobs.c.max_attempts, cast(jobs.c.headers, Text))
-        return select(*lease, *told).where(
+        told = (jobs.c.task, jobs.c.queue, jobs.c.attempt, jobs.c.max_attempts, sa.cast(jobs.c.headers, sa.Text))
+        return sa.select(*lease, *told).where(
             jobs.c.state == "running",
-            jobs.c.process_id == bindparam("process_id"),
-            jobs.c.current_run_id != func.all(bindparam("known", type_=ARRAY(BigInteger))),
+            jobs.c.process_id == sa.bindparam("process_id"),
+            jobs.c.current_run_id != sa.func.all(sa.bindparam("known", type_=sa.ARRAY(sa.BigInteger))),
         )
 
 
@@ -45,8 +45,8 @@ class UnknownLeases(Leases):
         return [Lease(*row) for row in self._rows(connection, values)]
 
     def sql(self) -> Any:
-        now, started_at = func.statement_timestamp(), self.tables.jobs.c.started_at
-        return super().sql().where((started_at < now - seconds(bindparam("age"))) | (started_at > now))
+        now, started_at = sa.func.statement_timestamp(), self.tables.jobs.c.started_at
+        return super().sql().where((started_at < now - seconds(sa.bindparam("age"))) | (started_at > now))
 
 
 class CancelRequests(Statement):
@@ -58,9 +58,9 @@ class CancelRequests(Statement):
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
-        return select(jobs.c.current_run_id, jobs.c.kill_requested).where(
-            jobs.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),
-            jobs.c.process_id == bindparam("process_id"),
+        return sa.select(jobs.c.current_run_id, jobs.c.kill_requested).where(
+            jobs.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))),
+            jobs.c.process_id == sa.bindparam("process_id"),
             jobs.c.cancel_requested_at.is_not(None),
         )
 
@@ -69,7 +69,7 @@ class StoreProgress(Statement):
     """Store the latest progress of some attempts."""
 
     def __call__(
-        self, connection: Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
+        self, connection: sa.Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
     ) -> None:
         """Store the progress of attempts whose lease is still valid and whose row is not locked."""
         values = {
@@ -85,15 +85,17 @@ class StoreProgress(Statement):
         jobs = self.tables.jobs
         told = unnest(
             "told",
-            job_id=("job_ids", BigInteger),
-            run_id=("run_ids", BigInteger),
-            process_id=("process_ids", Uuid),
-            fraction=("fractions", Double),
-            message=("messages", Text),
+            job_id=("job_ids", sa.BigInteger),
+            run_id=("run_ids", sa.BigInteger),
+            process_id=("process_ids", sa.Uuid),
+            fraction=("fractions", sa.Double),
+            message=("messages", sa.Text),
         )
         held = leased(jobs, told.c.job_id, told.c.run_id, told.c.process_id)
-        rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, held))
+        rows = sa.select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, held))
         mine = locked(rows, "mine", of=jobs)
         return (
-            update(jobs).where(jobs.c.id == mine.c.id).values(progress=mine.c.fraction, progress_message=mine.c.message)
+            sa.update(jobs)
+            .where(jobs.c.id == mine.c.id)
+            .values(progress=mine.c.fraction, progress_message=mine.c.message)
         )

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, text
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import committed_together, driver, execute
@@ -41,7 +41,7 @@ class Lock(RenderedStatement):
     """
 
     def sql(self) -> Any:
-        return text(f"SELECT pg_advisory_xact_lock({lock_key(self.tables, 'limits')}){self._also}")
+        return sa.text(f"SELECT pg_advisory_xact_lock({lock_key(self.tables, 'limits')}){self._also}")
 
     _also = f", set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
 
@@ -60,7 +60,7 @@ class Flush(RenderedStatement):
 
     def sql(self) -> Any:
         setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
-        return text(f"SELECT {setting}, pg_logical_emit_message(true, 'sqla_jobs', '')")
+        return sa.text(f"SELECT {setting}, pg_logical_emit_message(true, 'sqla_jobs', '')")
 
 
 class ClaimLocked:
@@ -79,7 +79,7 @@ class ClaimLocked:
 
     def __call__(
         self,
-        connection: Connection,
+        connection: sa.Connection,
         process_id: uuid.UUID,
         queue: str,
         room: int,
@@ -101,7 +101,7 @@ class ClaimLocked:
 
     def from_limited_queue(
         self,
-        connection: Connection,
+        connection: sa.Connection,
         process_id: uuid.UUID,
         queue: str,
         room: int,
@@ -114,13 +114,13 @@ class ClaimLocked:
         self._flush_after(connection, claimed)
         return claimed
 
-    def _rows(self, connection: Connection, claim: RenderedStatement, values: dict[str, Any]) -> list[Any]:
+    def _rows(self, connection: sa.Connection, claim: RenderedStatement, values: dict[str, Any]) -> list[Any]:
         with committed_together(driver(connection)) as send:
             send(*self._lock.sent({}))
             answer = send(*claim.sent(values))
         return answer.fetchall()
 
-    def _flush_after(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
+    def _flush_after(self, connection: sa.Connection, claimed: Sequence[Claimed]) -> None:
         if claimed:
             execute(driver(connection), *self._flush.sent({}))
 
@@ -141,7 +141,7 @@ class ClaimLocked:
 class TellOfFreedPlaces(RenderedStatement):
     """Tell all workers that jobs behind limits may start, if there are other workers, and a gate still has room."""
 
-    def __call__(self, connection: Connection, channel: str, gates: Collection[str]) -> None:
+    def __call__(self, connection: sa.Connection, channel: str, gates: Collection[str]) -> None:
         """`gates` are gates behind which places were freed, or queues such as `@mail`."""
         self._rows(connection, {"channel": channel, "gates": names(tuple(gates))})
 
@@ -159,7 +159,7 @@ class ForgetStarts(RenderedStatement):
 class Spend(RenderedStatement):
     """Take starts behind a gate for work that is not a job. The caller holds the limits lock."""
 
-    def __call__(self, connection: Connection, gate: str, number: int) -> bool:
+    def __call__(self, connection: sa.Connection, gate: str, number: int) -> bool:
         """Take `number` starts if that many are free.
 
         Return True if they were taken, or if nothing limits the gate.

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import ARRAY, Text, and_, cast, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -45,9 +44,9 @@ class DeclaredLimit:
 def keeps_others_waiting(models: Models[Any]) -> Any:
     """Return the condition that a failed job keeps its ordered key until a person retries, cancels or deletes it."""
     job, limit = models.Job, models.Limit
-    of_each_key = func.substr(job.ordered_by, 1, func.strpos(job.ordered_by, "="))
-    holds = exists().where(limit.gate.in_([job.ordered_by, of_each_key]), limit.hold)
-    return and_(job.state == JobState.failed, job.ordered_by.is_not(None), holds)
+    of_each_key = sa.func.substr(job.ordered_by, 1, sa.func.strpos(job.ordered_by, "="))
+    holds = sa.exists().where(limit.gate.in_([job.ordered_by, of_each_key]), limit.hold)
+    return sa.and_(job.state == JobState.failed, job.ordered_by.is_not(None), holds)
 
 
 class Stored(NamedTuple):
@@ -71,14 +70,14 @@ def declare(session: Session, models: Models[Any], known: Collection[str], decla
     """
     wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}
     limit: Any = models.Limit
-    found = session.execute(select(limit.gate, limit.declared.is_not(None)).where(limit.gate.in_(wanted)))
+    found = session.execute(sa.select(limit.gate, limit.declared.is_not(None)).where(limit.gate.in_(wanted)))
     seen = {row[0]: bool(row[1]) for row in found}
     left = {gate for gate, one in wanted.items() if gate not in seen and not _insert(session, models, one)}
-    names_one = limit.tasks.op("&&")(cast([*known], ARRAY(Text)))
-    mine = or_(limit.gate.in_(wanted), and_(limit.declared.is_not(None), names_one))
-    free = select(limit).where(mine).with_for_update(skip_locked=True).execution_options(populate_existing=True)
+    names_one = limit.tasks.op("&&")(sa.cast([*known], sa.ARRAY(sa.Text)))
+    mine = sa.or_(limit.gate.in_(wanted), sa.and_(limit.declared.is_not(None), names_one))
+    free = sa.select(limit).where(mine).with_for_update(skip_locked=True).execution_options(populate_existing=True)
     rows = session.scalars(free).all()
-    left |= set(session.scalars(select(limit.gate).where(mine))) - {row.gate for row in rows}
+    left |= set(session.scalars(sa.select(limit.gate).where(mine))) - {row.gate for row in rows}
     split: dict[str, str] = {}
     for row in rows:
         others = set(row.tasks) - set(known)
@@ -90,14 +89,14 @@ def declare(session: Session, models: Models[Any], known: Collection[str], decla
             _retire(row, sorted(others))
     session.flush()
     held_up = {task for gate in left & wanted.keys() if not seen.get(gate) for task in wanted[gate].tasks}
-    has_rows = session.scalars(select(limit.gate).limit(1)).first() is not None
+    has_rows = session.scalars(sa.select(limit.gate).limit(1)).first() is not None
     return Stored(split, frozenset(left), frozenset(held_up), has_rows)
 
 
 def set_by_operators(models: Models[Any], gates: Collection[str]) -> Any:
     """Return a query that locks the rows of these gates that an operator has set: workers may declare other numbers."""
     limit: Any = models.Limit
-    rows = select(limit).where(limit.gate.in_(gates), limit.set_at.is_not(None)).order_by(limit.gate)
+    rows = sa.select(limit).where(limit.gate.in_(gates), limit.set_at.is_not(None)).order_by(limit.gate)
     return rows.with_for_update().execution_options(populate_existing=True)
 
 
@@ -141,4 +140,4 @@ def _retire(row: LimitMixin, tasks: list[str]) -> None:
 
 
 def _now() -> Any:
-    return func.clock_timestamp()
+    return sa.func.clock_timestamp()

@@ -12,21 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Connection,
-    Double,
-    Text,
-    Uuid,
-    bindparam,
-    cast,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.database.notify import notify
@@ -45,7 +31,7 @@ def code_version() -> str:
         return ""
 
 
-def clock_offset(connection: Connection) -> float:
+def clock_offset(connection: sa.Connection) -> float:
     """Return the seconds by which this host's clock is ahead of the server's, accurate to half a round trip."""
     before = time.time()
     server = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one()
@@ -53,7 +39,7 @@ def clock_offset(connection: Connection) -> float:
 
 
 def register(
-    connection: Connection,
+    connection: sa.Connection,
     models: Models[Any],
     *,
     kind: str,
@@ -69,7 +55,7 @@ def register(
     process_id = uuid.uuid4()
     offset = clock_offset(connection)
     connection.execute(
-        insert(models.Process).values(
+        sa.insert(models.Process).values(
             id=process_id,
             kind=kind,
             host=socket.gethostname(),
@@ -85,41 +71,41 @@ def register(
     return process_id
 
 
-def age_of(moment: Any) -> ColumnElement[float]:
+def age_of(moment: Any) -> sa.ColumnElement[float]:
     """Return the seconds since a given time, by the server's clock; -infinity for a parked job's `run_at`."""
     # not the epoch of a difference: PostgreSQL before 17 cannot subtract an infinite time
-    return cast(func.extract("epoch", func.clock_timestamp()) - func.extract("epoch", moment), Double)
+    return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) - sa.func.extract("epoch", moment), sa.Double)
 
 
-def is_alive(process: Any) -> ColumnElement[bool]:
+def is_alive(process: Any) -> sa.ColumnElement[bool]:
     """Return the condition that the process's lease has not run out since its last heartbeat."""
-    found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
+    found: sa.ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
     return found
 
 
 def stamp(
-    connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
+    connection: sa.Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
     """Record that a job last ended `idle` seconds ago, and record the clock's `offset`.
 
     Skip a value that is None. Skip a locked row.
     """
     process = models.Process
-    free = locked(select(process.id).where(process.id == process_id), "free", of=process)
+    free = locked(sa.select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}
     if idle is not None:
-        values["last_finished_at"] = func.clock_timestamp() - seconds(idle)
+        values["last_finished_at"] = sa.func.clock_timestamp() - seconds(idle)
     if offset is not None:
         values["clock_offset"] = offset
-    connection.execute(update(process).where(process.id.in_(select(free.c.id))).values(values))
+    connection.execute(sa.update(process).where(process.id.in_(sa.select(free.c.id))).values(values))
 
 
-def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:
+def unregister(connection: sa.Connection, models: Models[Any], process_id: uuid.UUID) -> None:
     """Delete the row of a process that is ending, so that other workers rescue its jobs immediately.
 
     Other workers are notified, since only this process knew when the retries of its jobs were due.
     """
-    connection.execute(delete(models.Process).where(models.Process.id == process_id))
+    connection.execute(sa.delete(models.Process).where(models.Process.id == process_id))
     notify(connection, models.channel, [""])
 
 
@@ -135,10 +121,10 @@ class ShowStalled(Statement):
 
     def sql(self) -> Any:
         process = self.tables.processes
-        is_it = process.c.id == bindparam("process_id", type_=Uuid)
-        free = locked(select(process.c.id).where(is_it), "free", of=process)
-        since = func.clock_timestamp() - seconds(bindparam("silence"))
-        shown = update(process).where(process.c.id.in_(select(free.c.id))).values(stalled_since=since)
+        is_it = process.c.id == sa.bindparam("process_id", type_=sa.Uuid)
+        free = locked(sa.select(process.c.id).where(is_it), "free", of=process)
+        since = sa.func.clock_timestamp() - seconds(sa.bindparam("silence"))
+        shown = sa.update(process).where(process.c.id.in_(sa.select(free.c.id))).values(stalled_since=since)
         return shown.returning(process.c.id)
 
 
@@ -153,7 +139,7 @@ class ShowSetAside(Statement):
 
     def sql(self) -> Any:
         process = self.tables.processes
-        rest = process.c.set_aside.op("-", return_type=JSONB())(bindparam("gone", type_=ARRAY(Text)))
-        shown = rest.concat(cast(bindparam("shown", type_=Text), JSONB))
-        is_it = process.c.id == bindparam("process_id", type_=Uuid)
-        return update(process).where(is_it).values(set_aside=shown).returning(process.c.id)
+        rest = process.c.set_aside.op("-", return_type=JSONB())(sa.bindparam("gone", type_=sa.ARRAY(sa.Text)))
+        shown = rest.concat(sa.cast(sa.bindparam("shown", type_=sa.Text), JSONB))
+        is_it = process.c.id == sa.bindparam("process_id", type_=sa.Uuid)
+        return sa.update(process).where(is_it).values(set_aside=shown).returning(process.c.id)

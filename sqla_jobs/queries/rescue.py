@@ -6,22 +6,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Text,
-    Uuid,
-    and_,
-    any_,
-    bindparam,
-    cast,
-    delete,
-    exists,
-    func,
-    literal_column,
-    select,
-    update,
-)
+import sqlalchemy as sa
 
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -45,7 +30,7 @@ class Rescue(Statement):
 def is_orphaned(tables: Tables) -> Any:
     """Return the condition that the job is running and its process has no row."""
     jobs = tables.jobs
-    return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
+    return sa.and_(jobs.c.state == "running", jobs.c.process_id.not_in(sa.select(tables.processes.c.id)))
 
 
 class Heartbeats(Statement):
@@ -56,11 +41,11 @@ class Heartbeats(Statement):
 
     def sql(self) -> Any:
         processes = self.tables.processes
-        return select(processes.c.id, _heartbeat(processes), processes.c.lease)
+        return sa.select(processes.c.id, _heartbeat(processes), processes.c.lease)
 
 
 def _heartbeat(processes: Any) -> Any:
-    return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
+    return sa.cast(sa.func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, sa.BigInteger)
 
 
 class DeleteExpired(Statement):
@@ -73,14 +58,16 @@ class DeleteExpired(Statement):
 
     def sql(self) -> Any:
         processes = self.tables.processes
-        seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
-        silent = and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
-        rows = select(processes.c.id).select_from(processes.join(seen, silent))
+        seen = unnest("seen", id=("process_ids", sa.Uuid), heartbeat=("heartbeats", sa.BigInteger))
+        silent = sa.and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
+        rows = sa.select(processes.c.id).select_from(processes.join(seen, silent))
         free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
-        gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
+        gone = (
+            sa.delete(processes).where(processes.c.id.in_(sa.select(free.c.id))).returning(processes.c.id).cte("gone")
+        )
         # notify workers, since only the deleted processes knew when the retries of their jobs were due
-        any_queue = select(literal_column("''", Text).label("queue")).where(exists().select_from(gone))
-        return select(gone.c.id).where(messages(self.tables, any_queue))
+        any_queue = sa.select(sa.literal_column("''", sa.Text).label("queue")).where(sa.exists().select_from(gone))
+        return sa.select(gone.c.id).where(messages(self.tables, any_queue))
 
 
 class SignOff(Statement):
@@ -96,11 +83,15 @@ class SignOff(Statement):
 
     def sql(self) -> Any:
         processes = self.tables.processes
-        rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
+        rows = sa.select(processes.c.id).where(processes.c.id == sa.bindparam("process_id", type_=sa.Uuid))
         free = rows.with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
-        gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
-        there, left = (select(func.count()).select_from(which).scalar_subquery() for which in (rows.subquery(), gone))
-        return select(there == left)
+        gone = (
+            sa.delete(processes).where(processes.c.id.in_(sa.select(free.c.id))).returning(processes.c.id).cte("gone")
+        )
+        there, left = (
+            sa.select(sa.func.count()).select_from(which).scalar_subquery() for which in (rows.subquery(), gone)
+        )
+        return sa.select(there == left)
 
 
 class Beat(Statement):
@@ -115,13 +106,15 @@ class Beat(Statement):
 
     def sql(self) -> Any:
         processes = self.tables.processes
-        rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))
+        rows = sa.select(processes.c.id).where(
+            processes.c.id == sa.any_(sa.bindparam("process_ids", type_=sa.ARRAY(sa.Uuid)))
+        )
         free = rows.with_for_update(skip_locked=True, key_share=True).cte("free").prefix_with("MATERIALIZED")
         beaten = (
-            update(processes)
-            .where(processes.c.id.in_(select(free.c.id)))
-            .values(heartbeat_at=func.clock_timestamp())
+            sa.update(processes)
+            .where(processes.c.id.in_(sa.select(free.c.id)))
+            .values(heartbeat_at=sa.func.clock_timestamp())
             .returning(processes.c.id)
             .cte("beaten")
         )
-        return rows.add_columns(processes.c.id.in_(select(beaten.c.id)))
+        return rows.add_columns(processes.c.id.in_(sa.select(beaten.c.id)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Text, case, cast, func, insert, literal, or_, select, update
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -18,24 +18,24 @@ from sqla_jobs.models.types import StepKind
 
 def store(session: Session, models: Models[Any], job_id: int, name: str, payload: str) -> None:
     """Store a signal, with its payload as JSON text."""
-    stored = cast(literal(payload, Text), JSONB)
-    session.execute(insert(models.Signal).values(job_id=job_id, name=name, payload=stored))
+    stored = sa.cast(sa.literal(payload, sa.Text), JSONB)
+    session.execute(sa.insert(models.Signal).values(job_id=job_id, name=name, payload=stored))
 
 
 def wake(session: Session, models: Models[Any], job_id: int, name: str) -> bool:
     """Queue a job whose row is locked, if it waits for a signal of this name. Return whether the job was queued."""
     job, step = models.Job, models.Step
-    waits = select(step.name).where(
+    waits = sa.select(step.name).where(
         step.job_id == job.id,
         step.kind == StepKind.signal,
         step.finished_at.is_(None),
-        or_(step.name == name, func.starts_with(step.name, f"{name} (")),  # a second wait is the step "name (2)"
+        sa.or_(step.name == name, sa.func.starts_with(step.name, f"{name} (")),  # a second wait is the step "name (2)"
     )
-    position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
+    position = sa.case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
     woken = session.execute(
-        update(job)
+        sa.update(job)
         .where(job.id == job_id, job.state == "scheduled", waits.exists())
-        .values(state="queued", position=position, run_at=func.clock_timestamp())
+        .values(state="queued", position=position, run_at=sa.func.clock_timestamp())
         .returning(job.id),
         execution_options={"synchronize_session": False},
     )

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import psycopg
-from sqlalchemy import Connection
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver
@@ -15,7 +15,7 @@ from sqla_jobs.database.engines import fetched
 from sqla_jobs.queries.expressions import Tables, numbered
 from sqla_jobs.queries.sql_text import NO_PIECES, bound
 
-SqlConnection = Connection | Session
+SqlConnection = sa.Connection | Session
 
 
 class Statement:
@@ -47,7 +47,7 @@ class Statement:
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
         return self._connection(connection).execute(self._built, values)
 
-    def _connection(self, connection: SqlConnection) -> Connection:
+    def _connection(self, connection: SqlConnection) -> sa.Connection:
         return self.tables.connection(connection) if isinstance(connection, Session) else connection
 
 
@@ -59,7 +59,7 @@ class RenderedStatement(Statement):
     """
 
     def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:
-        if isinstance(connection, Connection) and isinstance(driver(connection), psycopg.Connection):
+        if isinstance(connection, sa.Connection) and isinstance(driver(connection), psycopg.Connection):
             return fetched(connection, *self.sent(values))
         return super()._rows(connection, values)  # a session, or a test's connection of another kind
 

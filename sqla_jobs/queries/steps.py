@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+import sqlalchemy as sa
 
 from sqla_jobs.errors import LeaseLost, RowHeld
 from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
@@ -79,7 +79,7 @@ class LoadSteps(Statement):
         SELECT s.name, CAST(s.kind AS text), s.run_id, s.finished_at IS NOT NULL, CAST(s.result AS text)
         FROM $steps s WHERE s.job_id = CAST(:of_job AS bigint) ORDER BY s.number, s.started_at"""
 
-    def __call__(self, connection: Connection, job_id: int) -> list[StoredStep]:
+    def __call__(self, connection: sa.Connection, job_id: int) -> list[StoredStep]:
         """Return the steps of a job, in the order in which they began."""
         return [StoredStep(*row) for row in self._rows(connection, {"of_job": job_id})]
 
@@ -93,7 +93,7 @@ class HoldLease(Statement):
         super().__init__(tables)
         self._is_leased = _IsLeased(tables)
 
-    def __call__(self, connection: Connection, lease: Lease | Claimed) -> bool:
+    def __call__(self, connection: sa.Connection, lease: Lease | Claimed) -> bool:
         """Lock the job's row until the transaction ends. Return False if the lease is lost. Raises `RowHeld`."""
         return bool(self._rows(connection, of_lease(lease))) or self._is_leased(connection, lease)
 
@@ -103,7 +103,7 @@ class _IsLeased(Statement):
 
     text = "SELECT j.id FROM $jobs j WHERE $has_lease AND $committed_to_disk"
 
-    def __call__(self, connection: Connection, lease: Lease | Claimed) -> bool:
+    def __call__(self, connection: sa.Connection, lease: Lease | Claimed) -> bool:
         """Return False if the lease is lost. Otherwise the row was skipped, and `RowHeld` is raised."""
         if self._rows(connection, of_lease(lease)):
             raise RowHeld
@@ -135,7 +135,7 @@ class RecordStep(Statement):
         self.pieces: Mapping[str, str] = {**waits, "answer": answer}
         self._is_leased = _IsLeased(tables)
 
-    def __call__(self, connection: Connection, step: NewStep) -> str | None:
+    def __call__(self, connection: sa.Connection, step: NewStep) -> str | None:
         """Store a step, and hold the job's row until the transaction ends. Return the result as stored.
 
         Raises `LeaseLost`, `RowHeld`, and `IntegrityError` if the step is stored already.
@@ -170,7 +170,7 @@ class TimesSnoozed(Statement):
         WHERE r.job_id = CAST(:of_job AS bigint) AND r.attempt = CAST(:of_attempt AS bigint)
           AND r.outcome = 'snoozed' AND r.error_type = CAST(:of_type AS text) AND $of_this_job"""
 
-    def __call__(self, connection: Connection, job: Claimed, error_type: str) -> int:
+    def __call__(self, connection: sa.Connection, job: Claimed, error_type: str) -> int:
         """Return the number of runs of this attempt that were snoozed with an error of this type."""
         values = {"of_job": job.job_id, "of_attempt": job.attempt, "of_type": error_type}
         return int(self._rows(connection, values)[0][0])
@@ -185,7 +185,7 @@ class LookAtWait(Statement):
           SELECT clock_timestamp() + CAST(:ahead AS float8) * INTERVAL '1 second' AS now OFFSET 0) c
         WHERE s.job_id = CAST(:of_job AS bigint) AND s.name = CAST(:step AS text)"""
 
-    def __call__(self, connection: Connection, job_id: int, name: str, *, ahead: float) -> Wait | None:
+    def __call__(self, connection: sa.Connection, job_id: int, name: str, *, ahead: float) -> Wait | None:
         """Return the sleep or wait of this name, as it will be in `ahead` seconds; None if there is none."""
         rows = self._rows(connection, {"of_job": job_id, "step": name, "ahead": ahead})
         return Wait(*rows[0]) if rows else None
@@ -205,7 +205,14 @@ class OpenWait(Statement):
         SELECT {_WAIT} FROM s CROSS JOIN (SELECT clock_timestamp() AS now OFFSET 0) c"""
 
     def __call__(
-        self, connection: Connection, lease: Lease | Claimed, name: str, number: int, kind: str, *, length: float | None
+        self,
+        connection: sa.Connection,
+        lease: Lease | Claimed,
+        name: str,
+        number: int,
+        kind: str,
+        *,
+        length: float | None,
     ) -> Wait:
         """Begin a sleep or wait, and return it. It ends after `length` seconds; if that is None, it never ends."""
         values: dict[str, Any] = {"of_job": lease.job_id, "lease_run_id": lease.run_id}
@@ -221,7 +228,9 @@ class EndWait(Statement):
           result = CAST(CAST(:step_result AS text) AS jsonb)
         WHERE job_id = CAST(:of_job AS bigint) AND name = CAST(:step AS text)"""
 
-    def __call__(self, connection: Connection, job_id: int, name: str, *, kind: str, result: str | None = None) -> None:
+    def __call__(
+        self, connection: sa.Connection, job_id: int, name: str, *, kind: str, result: str | None = None
+    ) -> None:
         """Store the end of the sleep or wait, and the step's `kind`. If a signal came, `result` is its payload."""
         values = {"of_job": job_id, "step": name, "step_kind": kind, "step_result": result}
         self._run(connection, values)
@@ -235,7 +244,7 @@ class TakeSignal(Statement):
           SELECT min(s.id) FROM $signals s WHERE s.job_id = CAST(:of_job AS bigint) AND s.name = CAST(:signal AS text))
         RETURNING coalesce(CAST(payload AS text), 'null')"""
 
-    def __call__(self, connection: Connection, job_id: int, signal: str) -> str | None:
+    def __call__(self, connection: sa.Connection, job_id: int, signal: str) -> str | None:
         """Delete the oldest signal, and return its payload as JSON text; None if there is no signal."""
         rows = self._rows(connection, {"of_job": job_id, "signal": signal})
         return rows[0][0] if rows else None
@@ -249,6 +258,6 @@ class PutOff(Statement):
         WHERE j.id = CAST(:of_job AS bigint) AND j.state = 'scheduled'
           AND s.job_id = j.id AND s.name = CAST(:step AS text)"""
 
-    def __call__(self, connection: Connection, job_id: int, name: str) -> None:
+    def __call__(self, connection: sa.Connection, job_id: int, name: str) -> None:
         """Set the due time of a job that has just been scheduled: the end of this wait, or never."""
         self._run(connection, {"of_job": job_id, "step": name})

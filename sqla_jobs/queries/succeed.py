@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import LeaseLost
@@ -20,7 +20,7 @@ class SucceedMany(Statement):
 
     text = read("succeed_many")
 
-    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
+    def __call__(self, connection: sa.Connection | Session, ends: Sequence[RunEnd]) -> int:
         """Store the ends of successful runs of one process. Return the number of stored ends."""
         leases, outcomes, started, finished, _ = zip(*in_order(ends), strict=True)
         values = {
@@ -47,7 +47,7 @@ class SucceedOne(Statement):
         super().__init__(tables)
         self.pieces: Mapping[str, str] = {"waits_briefly": waiting_at_most(lock_timeout), "answer": answer}
 
-    def __call__(self, session: Session | Connection, end: RunEnd) -> None:
+    def __call__(self, session: Session | sa.Connection, end: RunEnd) -> None:
         """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.
 
         Raises `LeaseLost` and `RowHeld`.

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Double, Text, and_, any_, bindparam, cast, func, null, select, update
+import sqlalchemy as sa
 
 from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
@@ -50,32 +50,32 @@ class TakeUndelivered(Statement):
 
     def sql(self) -> Any:
         jobs, runs = self.tables.jobs, self.tables.runs
-        now = func.statement_timestamp()
+        now = sa.func.statement_timestamp()
         due = (
-            select(runs.c.id)
+            sa.select(runs.c.id)
             .join(jobs, jobs.c.id == runs.c.job_id)
             .where(
-                jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text))),
+                jobs.c.task == sa.any_(sa.bindparam("tasks", type_=sa.ARRAY(sa.Text))),
                 runs.c.untold_at <= now,
                 runs.c.untold_at > now - seconds(_LATE),
-                runs.c.outcome == any_(bindparam("outcomes", type_=ARRAY(Text))),
+                runs.c.outcome == sa.any_(sa.bindparam("outcomes", type_=sa.ARRAY(sa.Text))),
             )
             .order_by(runs.c.untold_at)
             .limit(_MANY)
         )
         mine = locked(due, "mine", of=runs)
         # if the attempt's own process was killed, the run has no traceback
-        killed = and_(runs.c.outcome != "lost", runs.c.error_type == "TimeoutError", runs.c.traceback.is_(None))
-        took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at), Double)
+        killed = sa.and_(runs.c.outcome != "lost", runs.c.error_type == "TimeoutError", runs.c.traceback.is_(None))
+        took = sa.cast(sa.func.extract("epoch", runs.c.finished_at - runs.c.started_at), sa.Double)
         return (
-            update(runs)
-            .where(runs.c.id == any_(array_of(select(mine.c.id))), jobs.c.id == runs.c.job_id)
+            sa.update(runs)
+            .where(runs.c.id == sa.any_(array_of(sa.select(mine.c.id))), jobs.c.id == runs.c.job_id)
             .values(untold_at=now + seconds(_AGAIN))
             .returning(
                 *(runs.c.id, runs.c.job_id, runs.c.attempt, runs.c.process_id),
-                *(cast(runs.c.outcome, Text), runs.c.error_type, runs.c.error, took),
-                *(jobs.c.task, jobs.c.queue, jobs.c.max_attempts, cast(jobs.c.headers, Text)),
-                func.coalesce(killed, False),
+                *(sa.cast(runs.c.outcome, sa.Text), runs.c.error_type, runs.c.error, took),
+                *(jobs.c.task, jobs.c.queue, jobs.c.max_attempts, sa.cast(jobs.c.headers, sa.Text)),
+                sa.func.coalesce(killed, False),
             )
         )
 
@@ -88,5 +88,5 @@ class MarkDelivered(Statement):
 
     def sql(self) -> Any:
         runs = self.tables.runs
-        named = runs.c.id == any_(bindparam("run_ids", type_=ARRAY(BigInteger)))
-        return update(runs).where(named, runs.c.untold_at.is_not(None)).values(untold_at=null())
+        named = runs.c.id == sa.any_(sa.bindparam("run_ids", type_=sa.ARRAY(sa.BigInteger)))
+        return sa.update(runs).where(named, runs.c.untold_at.is_not(None)).values(untold_at=sa.null())

@@ -9,32 +9,7 @@ from datetime import timedelta
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
-    ColumnElement,
-    DateTime,
-    Interval,
-    Text,
-    and_,
-    any_,
-    bindparam,
-    case,
-    cast,
-    column,
-    false,
-    func,
-    inspect,
-    literal_column,
-    not_,
-    null,
-    or_,
-    select,
-    text,
-    true,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
@@ -46,17 +21,17 @@ from sqla_jobs.queries.values import TIMES
 from sqla_jobs.rules.unique import Unique
 
 _KEYS, _IDS = (
-    any_(bindparam(name, type_=ARRAY(kind)))
-    for name, kind in (("keys", Text), ("ids", BigInteger))  # an array gives one plan for any number of values
+    sa.any_(sa.bindparam(name, type_=sa.ARRAY(kind)))
+    for name, kind in (("keys", sa.Text), ("ids", sa.BigInteger))  # an array gives one plan for any number of values
 )
-_IS_LIVE: ColumnElement[bool] = literal_column(f"({HAS_LIVE_KEY})", Boolean)
-_LIVE_KEY: Any = {"index_elements": ["unique_key"], "index_where": text(HAS_LIVE_KEY)}
-_IS_NEW: ColumnElement[bool] = literal_column("xmax = 0", Boolean)
+_IS_LIVE: sa.ColumnElement[bool] = sa.literal_column(f"({HAS_LIVE_KEY})", sa.Boolean)
+_LIVE_KEY: Any = {"index_elements": ["unique_key"], "index_where": sa.text(HAS_LIVE_KEY)}
+_IS_NEW: sa.ColumnElement[bool] = sa.literal_column("xmax = 0", sa.Boolean)
 """True for a row that an INSERT has created.
 
 A row that the INSERT changed instead was locked first, as its xmax shows.
 """
-_EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", DateTime(timezone=True))
+_EPOCH: sa.ColumnElement[Any] = sa.literal_column("TIMESTAMPTZ '1970-01-01 UTC'", sa.DateTime(timezone=True))
 _NEW = "new_"
 """The prefix of parameters that hold column values."""
 _CHANGED = (
@@ -68,12 +43,12 @@ _BEGUN = ("attempt", "started_at", "progress", "progress_message")
 """The columns about attempts, which a replaced job begins anew."""
 
 
-def start_of_period(length: Any) -> ColumnElement[Any]:
+def start_of_period(length: Any) -> sa.ColumnElement[Any]:
     """Return the start of the current period of this length, by the server's clock.
 
     Periods are aligned to 1970-01-01 UTC.
     """
-    return func.date_bin(length, func.clock_timestamp(), _EPOCH)
+    return sa.func.date_bin(length, sa.func.clock_timestamp(), _EPOCH)
 
 
 _RAW = {"dml_strategy": "raw"}
@@ -174,7 +149,9 @@ class UniqueJobs:
 
     @property
     def _given(self) -> dict[str, Any]:
-        return {f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, ColumnElement)}
+        return {
+            f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, sa.ColumnElement)
+        }
 
     def _found(self, statement: Any, parameters: dict[str, Any]) -> list[tuple[Holder, bool]]:
         return _with_flags(self._execute(statement, parameters))
@@ -202,7 +179,7 @@ def statements_for(models: Models[Any], policy: Unique, values: Mapping[str, Any
     """
     delayed = tuple(name for name in TIMES if isinstance(values.get(name), timedelta))
     shape = models, (policy.on_conflict, policy.max_delay, policy.per), tuple(values), delayed, gated
-    if expressions := {name: value for name, value in values.items() if isinstance(value, ColumnElement)}:
+    if expressions := {name: value for name, value in values.items() if isinstance(value, sa.ColumnElement)}:
         return Statements(*shape, expressions)
     return _built(*shape)
 
@@ -220,14 +197,14 @@ class Statements:
         names: tuple[str, ...],
         delayed: tuple[str, ...],
         gated: bool,
-        expressions: Mapping[str, ColumnElement[Any]] | None = None,
+        expressions: Mapping[str, sa.ColumnElement[Any]] | None = None,
     ) -> None:
         self.models: Models[Any] = models
         self._on_conflict, self._max_delay, self._per = policy
-        columns = inspect(models.Job).columns
-        self._given: dict[str, Any] = {name: bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}
+        columns = sa.inspect(models.Job).columns
+        self._given: dict[str, Any] = {name: sa.bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}
         for name in delayed:
-            self._given[name] = func.clock_timestamp() + bindparam(f"{_NEW}{name}", type_=Interval)
+            self._given[name] = sa.func.clock_timestamp() + sa.bindparam(f"{_NEW}{name}", type_=sa.Interval)
         self._given |= expressions or {}
         self._gated = gated
 
@@ -263,10 +240,10 @@ class Statements:
     @cached_property
     def change_held(self) -> Any:
         """Return a statement that inserts as `insert` does, and also changes waiting jobs, started or not."""
-        return self._change(true())
+        return self._change(sa.true())
 
-    def _change(self, where: ColumnElement[bool]) -> Any:
-        new, waits = self._insert.excluded, and_(self.models.Job.state.in_(NOT_RUNNING), where)
+    def _change(self, where: sa.ColumnElement[bool]) -> Any:
+        new, waits = self._insert.excluded, sa.and_(self.models.Job.state.in_(NOT_RUNNING), where)
         changes = self._replaced(new) if self._on_conflict == "replace" else self._updated(new)
         changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=changes, where=waits)
         return changed.returning(*self._holder, _IS_NEW)
@@ -275,10 +252,10 @@ class Statements:
     def taken(self) -> Any:
         """Return a query for each key's job of the current period, followed by the key's live job."""
         job = self.models.Job
-        is_of_period = false() if self._per is None else job.unique_period.is_not_distinct_from(self._period)
+        is_of_period = sa.false() if self._per is None else job.unique_period.is_not_distinct_from(self._period)
         return (
-            select(*self._holder, is_of_period)
-            .where(job.unique_key == _KEYS, or_(_IS_LIVE, and_(job.unique_period.is_not(None), is_of_period)))
+            sa.select(*self._holder, is_of_period)
+            .where(job.unique_key == _KEYS, sa.or_(_IS_LIVE, sa.and_(job.unique_period.is_not(None), is_of_period)))
             .order_by(_IS_LIVE)
         )
 
@@ -294,13 +271,15 @@ class Statements:
         """
         job, states = self.models.Job, LIVE if self._changes else NOT_RUNNING
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
-        return select(*self._holder, true()).where(*wanted).order_by(job.unique_key.collate("C"))
+        return sa.select(*self._holder, sa.true()).where(*wanted).order_by(job.unique_key.collate("C"))
 
     @cached_property
     def begun(self) -> Any:
         """Return a query for the jobs that are running, or have run and ended."""
         job = self.models.Job
-        return select(*self._holder, true()).where(job.id == _IDS, job.state.in_(("running", "succeeded", "failed")))
+        return sa.select(*self._holder, sa.true()).where(
+            job.id == _IDS, job.state.in_(("running", "succeeded", "failed"))
+        )
 
     @property
     def lock(self) -> dict[str, bool]:
@@ -311,30 +290,30 @@ class Statements:
     def have_steps(self) -> Any:
         """Return a query for the jobs that have stored steps."""
         step = self.models.Step
-        return select(step.job_id).where(step.job_id == _IDS).distinct()
+        return sa.select(step.job_id).where(step.job_id == _IDS).distinct()
 
     @cached_property
     def give_up(self) -> Any:
         """Return an update that removes the keys of jobs that are running or have stored steps."""
         job, step = self.models.Job, self.models.Step
-        has_begun = or_(job.state == "running", select(step.job_id).where(step.job_id == job.id).exists())
-        given_up = update(job).where(job.unique_key == _KEYS, _IS_LIVE, has_begun)
-        values = given_up.values(unique_key=null(), unique_period=null())
+        has_begun = sa.or_(job.state == "running", sa.select(step.job_id).where(step.job_id == job.id).exists())
+        given_up = sa.update(job).where(job.unique_key == _KEYS, _IS_LIVE, has_begun)
+        values = given_up.values(unique_key=sa.null(), unique_period=sa.null())
         return values.returning(job.id, job.state, message(job.queue, job.gates))
 
     @cached_property
     def _insert(self) -> Any:
         given = self._columns(_rows().c)
-        return insert(self.models.Job).from_select([*given], select(*given.values()))
+        return insert(self.models.Job).from_select([*given], sa.select(*given.values()))
 
     def _columns(self, row: Any) -> dict[Any, Any]:
         """Return the columns of a new job, with the values from `row` and those that all the jobs have in common."""
         given = self._given | {"args": row.args, "unique_key": row.unique_key}
         if self._per is not None:
-            given["unique_period"] = case((row.unique_key.is_not(None), self._period))
+            given["unique_period"] = sa.case((row.unique_key.is_not(None), self._period))
         if self._gated:
-            given |= {"gates": cast(row.gates, ARRAY(Text)), "ordered_by": row.ordered_by}
-        columns = inspect(self.models.Job).columns
+            given |= {"gates": sa.cast(row.gates, sa.ARRAY(sa.Text)), "ordered_by": row.ordered_by}
+        columns = sa.inspect(self.models.Job).columns
         return {columns[name]: value for name, value in given.items()}
 
     @property
@@ -349,48 +328,48 @@ class Statements:
         only the runs that ended after its `created_at` count.
         """
         job = self.models.Job
-        created_at = case((job.started_at.is_(None), job.created_at), else_=new.created_at)
+        created_at = sa.case((job.started_at.is_(None), job.created_at), else_=new.created_at)
         latest = None if self._max_delay is None else created_at + timedelta(seconds=self._max_delay)
-        is_late = false() if latest is None else and_(job.state == "queued", latest <= func.clock_timestamp())
+        is_late = sa.false() if latest is None else sa.and_(job.state == "queued", latest <= sa.func.clock_timestamp())
         return {
-            **self._changed(new, or_(not_(is_late), self._is_elsewhere(new, job.queue != new.queue))),
+            **self._changed(new, sa.or_(sa.not_(is_late), self._is_elsewhere(new, job.queue != new.queue))),
             **{own: new[own.key] for own in self._own_columns},
             "queue": new.queue,
-            "state": case((is_late, "queued"), (job.state == "blocked", "blocked"), else_=new.state),
-            "run_at": new.run_at if latest is None else func.least(new.run_at, latest),
+            "state": sa.case((is_late, "queued"), (job.state == "blocked", "blocked"), else_=new.state),
+            "run_at": new.run_at if latest is None else sa.func.least(new.run_at, latest),
             "created_at": created_at,
             **{name: new[name] for name in _BEGUN},
         }
 
     def _updated(self, new: Any) -> dict[Any, Any]:
         """Return the column values of an updated job, whose due time does not change."""
-        columns = inspect(self.models.Job).columns
+        columns = sa.inspect(self.models.Job).columns
         given = {columns[name] for name in self._given}
         return {
             **self._changed(new, self._is_elsewhere(new)),
             **{own: new[own.key] for own in self._own_columns if own in given},
         }
 
-    def _changed(self, new: Any, moves: ColumnElement[bool]) -> dict[Any, Any]:
+    def _changed(self, new: Any, moves: sa.ColumnElement[bool]) -> dict[Any, Any]:
         """Return the changed columns and the position. A job that moves goes to the end of its queue."""
         job = self.models.Job
-        position = case((moves, new.position), else_=job.position)
-        again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
+        position = sa.case((moves, new.position), else_=job.position)
+        again = {"position": position, "times_replaced": sa.func.coalesce(job.times_replaced, 0) + 1}
         return {name: new[name] for name in _CHANGED} | again
 
-    def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
+    def _is_elsewhere(self, new: Any, *also: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
         """Return the condition that the changed job waits among other jobs than before.
 
         For a job with an ordered key, this means a different key.
         """
         job = self.models.Job
-        is_elsewhere = or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)
-        return case((job.ordered_by == new.ordered_by, false()), else_=is_elsewhere)
+        is_elsewhere = sa.or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)
+        return sa.case((job.ordered_by == new.ordered_by, sa.false()), else_=is_elsewhere)
 
     @property
     def _own_columns(self) -> list[Any]:
         """Return the application's own columns that can be set."""
-        columns = inspect(self.models.Job).local_table.columns
+        columns = sa.inspect(self.models.Job).local_table.columns
         return [one for one in columns if one.key not in JobMixin.__annotations__ and one.computed is None]
 
     @property
@@ -406,16 +385,21 @@ class _ONE:
     """The columns of one row, as parameters."""
 
     unique_key, gates, ordered_by = (
-        bindparam(f"{_NEW}{name}", type_=Text) for name in ("unique_key", "gates", "ordered_by")
+        sa.bindparam(f"{_NEW}{name}", type_=sa.Text) for name in ("unique_key", "gates", "ordered_by")
     )
-    args = cast(bindparam(f"{_NEW}args", type_=Text), JSONB)
+    args = sa.cast(sa.bindparam(f"{_NEW}args", type_=sa.Text), JSONB)
 
 
 def _rows() -> Any:
     """Return the parameter `rows` as a table of arguments by key."""
-    columns = column("unique_key", Text), column("args", JSONB), column("gates", Text), column("ordered_by", Text)
+    columns = (
+        sa.column("unique_key", sa.Text),
+        sa.column("args", JSONB),
+        sa.column("gates", sa.Text),
+        sa.column("ordered_by", sa.Text),
+    )
     return (
-        func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))
+        sa.func.jsonb_to_recordset(sa.cast(sa.bindparam("rows", type_=sa.Text), JSONB))
         .table_valued(*columns, name="given")
         .render_derived(with_types=True)
     )

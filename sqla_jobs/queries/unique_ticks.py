@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Double, Text, and_, bindparam, func, select
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from sqla_jobs.models.types import LIVE
@@ -17,9 +17,9 @@ _PATIENCE = "100ms"
 """The maximum time that one schedule's tick waits for an open transaction that has taken its key."""
 _NOT_FREE = "55P03"
 
-UNIQUE: Mapping[str, ColumnElement[Any]] = {
-    "unique_key": bindparam("unique_key", type_=Text),
-    "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
+UNIQUE: Mapping[str, sa.ColumnElement[Any]] = {
+    "unique_key": sa.bindparam("unique_key", type_=sa.Text),
+    "unique_period": start_of_period(seconds(sa.bindparam("per", type_=sa.Double))),
 }
 """The additional columns of a unique job."""
 
@@ -43,18 +43,18 @@ class Fired(NamedTuple):
 
 
 def fire_unique(
-    connection: Connection, tables: Tables, fired: Any, ticks: Mapping[str, Any], unique: UniqueTick
+    connection: sa.Connection, tables: Tables, fired: Any, ticks: Mapping[str, Any], unique: UniqueTick
 ) -> Fired | None:
     """Insert a job for each tick, unless another job has the ticks' key.
 
     Return None if an open transaction has taken the key.
     """
-    connection.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+    connection.execute(sa.select(sa.func.set_config("lock_timeout", _PATIENCE, True)))
     jobs = tables.jobs
-    of_ticks = and_(
+    of_ticks = sa.and_(
         jobs.c.schedule_id == ticks["all_schedule_id"][0], jobs.c.scheduled_for.in_(ticks["all_scheduled_for"])
     )
-    there_before = list(connection.scalars(select(jobs.c.scheduled_for).where(of_ticks)))
+    there_before = list(connection.scalars(sa.select(jobs.c.scheduled_for).where(of_ticks)))
     try:
         with connection.begin_nested():
             made = list(connection.execute(fired.on_conflict_do_nothing(), {**ticks, **unique._asdict()}).all())
@@ -62,6 +62,6 @@ def fire_unique(
         if getattr(error.orig, "sqlstate", None) != _NOT_FREE:
             raise
         return None
-    has_key = select(jobs.c.id).where(jobs.c.unique_key == unique.unique_key)
+    has_key = sa.select(jobs.c.id).where(jobs.c.unique_key == unique.unique_key)
     holder = has_key.order_by(jobs.c.state.in_(LIVE).desc(), jobs.c.id.desc()).limit(1)
     return Fired(made, there_before, connection.scalar(holder))

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.execution.run_lines import log_rescued
 from sqla_jobs.queries import Queries
@@ -41,7 +41,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: sa.Engine,
         queries: Queries,
         settings: LeaseSettings,
         set_aside: SetAside,
@@ -58,7 +58,7 @@ class Heartbeat:
         `gone` is called with each process whose row is missing: another process considered it dead. `lost` is called
         with the tasks and queues of the rescued jobs.
         """
-        self._engine: Engine = engine
+        self._engine: sa.Engine = engine
         self._queries: Queries = queries
         self._lease_settings = settings
         self._set_aside = set_aside

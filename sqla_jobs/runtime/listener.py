@@ -10,8 +10,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 from psycopg import sql
-from sqlalchemy import Engine
 
 from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.preparing import is_direct
@@ -35,7 +35,7 @@ class Subscription:
 
     connections = 0
 
-    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
+    def __init__(self, engine: sa.Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._channel = channel
         self._heard = heard
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -62,7 +62,7 @@ class Listener:
 
     connections = 1
 
-    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
+    def __init__(self, engine: sa.Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._engine = engine
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.shard_name import of_shard
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -59,7 +59,7 @@ class Loop:
         step: Callable[[], float],
         *,
         name: str,
-        server: Engine | None = None,
+        server: sa.Engine | None = None,
         longest: float = 5.0,
         apart: float = 0.0,
         finishes: bool = False,

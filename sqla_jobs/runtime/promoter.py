@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.values import Among, Promotion
@@ -39,7 +39,7 @@ class Promoter:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: sa.Engine,
         queries: Queries,
         settings: Settings,
         set_aside: SetAside,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
+import sqlalchemy as sa
 import tenacity
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_jobs.database.engines import check_writable
@@ -46,7 +46,9 @@ class RetryLoop:
     A pause ends early if an outage was over after the last call began: another loop has found that.
     """
 
-    def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0, server: Engine | None = None) -> None:
+    def __init__(
+        self, what: str, stop: threading.Event, *, longest: float = 5.0, server: sa.Engine | None = None
+    ) -> None:
         self.trouble: str | None = None
         """The last error while calls are failing, otherwise None."""
         self._what = what

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 from sqla_jobs.queries import Queries
@@ -71,7 +71,7 @@ class SetAside:
             why,
         )
 
-    def show(self, engine: Engine, queries: Queries, process_id: uuid.UUID) -> None:
+    def show(self, engine: sa.Engine, queries: Queries, process_id: uuid.UUID) -> None:
         """Store the reasons in this process's row, alongside reasons from other sources.
 
         Call this from one thread only.

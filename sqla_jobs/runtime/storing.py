@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 from sqla_jobs.queries import Queries
@@ -18,7 +18,7 @@ _REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused
 
 
 def store(
-    engine: Engine,
+    engine: sa.Engine,
     queries: Queries,
     ends: Sequence[RunEnd],
     set_aside: SetAside,
@@ -60,7 +60,9 @@ def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
             return end
 
 
-def _store_failure(engine: Engine, queries: Queries, end: RunEnd, error: Exception, set_aside: SetAside) -> str | None:
+def _store_failure(
+    engine: sa.Engine, queries: Queries, end: RunEnd, error: Exception, set_aside: SetAside
+) -> str | None:
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
     tries = [end] if end.outcome.kind == "released" else [end, RunEnd(end.lease, failure, end.started, end.finished)]

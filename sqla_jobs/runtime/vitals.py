@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Any
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import processes
@@ -23,7 +23,7 @@ The first comparison is made when the process registers.
 class Vitals:
     """Stores health data in a process's row, at most every few seconds, and only if it is new."""
 
-    def __init__(self, engine: Engine, models: Models[Any]) -> None:
+    def __init__(self, engine: sa.Engine, models: Models[Any]) -> None:
         self._engine = engine
         self._models = models
         self._stamped_at = self._measured_at = time.monotonic()

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import Engine
+import sqlalchemy as sa
 from sqlalchemy.orm import registry
 
 from sqla_jobs.database.engines import engine_of
@@ -41,7 +41,7 @@ class Database:
         models = map_models(registry(), address.tables.schema, address.tables.prefix, JobMixin)
         self.channel: str = models.channel
         self.queries: Queries = Queries(models, address.tables.found_in)
-        self.engine: Engine = engine_of(self._connect, patience=patience, most=most)
+        self.engine: sa.Engine = engine_of(self._connect, patience=patience, most=most)
         self.figures: Cached[Figures] = Cached(self._read_figures, seconds=_CACHED, patience=patience_of_scrapes)
         """The figures of the database. Any thread may get them."""
 

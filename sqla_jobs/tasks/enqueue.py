@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, TypeVar
 
+import sqlalchemy as sa
 from pydantic_core import from_json, to_json
-from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -33,7 +33,7 @@ GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
 T = TypeVar("T")
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
-_BATCH: Any = bindparam("batch", type_=Text)
+_BATCH: Any = sa.bindparam("batch", type_=sa.Text)
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -188,7 +188,7 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
 def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return `values`, with each timedelta in `TIMES` as an SQL expression."""
     delays = {name: values[name] for name in TIMES if isinstance(values.get(name), timedelta)}
-    return {**values, **{name: func.clock_timestamp() + delay for name, delay in delays.items()}}
+    return {**values, **{name: sa.func.clock_timestamp() + delay for name, delay in delays.items()}}
 
 
 def add_one(
@@ -225,20 +225,25 @@ def add_many(
     call.
     """
     job = models.Job
-    element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
-    mapper = inspect(job)
+    element = sa.func.jsonb_array_elements(sa.cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
+    mapper = sa.inspect(job)
     columns = [mapper.columns[name] for name in values]
     selected = [
-        value if isinstance(value, ColumnElement) else literal(value, column.type)
+        value if isinstance(value, sa.ColumnElement) else sa.literal(value, column.type)
         for value, column in zip(values.values(), columns, strict=True)
     ]
     into, given = [*columns, job.args], [*selected, element]
     if gates_of is not None:
         into += [job.gates, job.ordered_by]
-        given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
+        given = [
+            *selected,
+            element["args"],
+            sa.cast(element["gates"].astext, sa.ARRAY(sa.Text)),
+            element["ordered_by"].astext,
+        ]
         encoded = (_with_gates(item, gates_of) for item in encoded)
-    statement: Any = insert(job).from_select(
-        into, select(*given)
+    statement: Any = sa.insert(job).from_select(
+        into, sa.select(*given)
     )  # the entity instead of the table, so that the session's listeners see the insert
     if ids is not None:
         statement = statement.returning(job.id)

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import sqlalchemy as sa
 from pydantic import BaseModel
-from sqlalchemy import Dialect, TypeDecorator, inspect, select, tuple_
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Mapper, Session, object_session
 
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.tasks.signature import underlying
 
-_DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+_DIALECT: sa.Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _AT_ONCE = 1000
 _SCALARS = frozenset({str, int, float, bool, bytes, types.NoneType})
 
@@ -54,7 +54,7 @@ class Entity:
                 f"{where} takes a row of {self._name}, got {type(value).__name__}: pass the row itself, such as "
                 f"session.get({self._name}, …)"
             )
-        state = inspect(value)
+        state = sa.inspect(value)
         if state.pending and object_session(value) is session:
             session.flush()
         if state.deleted or state.was_deleted or value in session.deleted:
@@ -84,7 +84,7 @@ class Entity:
         columns = self.mapper.primary_key
         for start in range(0, len(keys), _AT_ONCE):
             some = [key if isinstance(key, tuple) else (key,) for key in keys[start : start + _AT_ONCE]]
-            yield from session.scalars(select(self.mapper).where(tuple_(*columns).in_(some))).unique()
+            yield from session.scalars(sa.select(self.mapper).where(sa.tuple_(*columns).in_(some))).unique()
 
     @property
     def _name(self) -> str:
@@ -100,14 +100,14 @@ class Entity:
 
 
 def _converted(kind: Any, method: str, value: Any) -> Any:
-    if isinstance(kind, TypeDecorator):
+    if isinstance(kind, sa.TypeDecorator):
         with suppress(NotImplementedError):
             return getattr(kind, method)(value, _DIALECT)
     return value
 
 
 def _python_type(kind: Any) -> Any:
-    if isinstance(kind, TypeDecorator):
+    if isinstance(kind, sa.TypeDecorator):
         kind = kind.load_dialect_impl(_DIALECT)
     try:
         return kind.python_type
@@ -128,7 +128,7 @@ def entity_of(annotation: Any) -> Entity | None:
 
 
 def _mapper_of(annotation: Any) -> Mapper[Any] | None:
-    mapper = inspect(annotation, raiseerr=False) if isinstance(annotation, type) else None
+    mapper = sa.inspect(annotation, raiseerr=False) if isinstance(annotation, type) else None
     return mapper if isinstance(mapper, Mapper) else None
 
 

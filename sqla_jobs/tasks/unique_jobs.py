@@ -13,8 +13,8 @@ from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
+import sqlalchemy as sa
 from pydantic_core import from_json
-from sqlalchemy import ColumnElement, Connection, false, update
 from sqlalchemy.orm import Session, make_transient_to_detached
 
 from sqla_jobs.database.commits import before_commit, is_waiting, on_rollback, savepoint, write_now
@@ -93,7 +93,7 @@ def _job(jobs: UniqueJobs, stored: _Stored, key: str, args: str) -> Any:
     session, job_class = jobs.session, jobs.statements.models.Job
     shard, job_id = present_shard(session), stored.holders[key].id
     if key in stored.inserted:
-        known = {name: one for name, one in jobs.values.items() if not isinstance(one, ColumnElement | timedelta)}
+        known = {name: one for name, one in jobs.values.items() if not isinstance(one, sa.ColumnElement | timedelta)}
         job = job_class(**known, id=job_id, args=from_json(args), unique_key=key)
         put_into(job, shard)
         make_transient_to_detached(job)
@@ -186,10 +186,10 @@ def add_at_commit(session: Session, later: Later) -> None:
         later.gates_of(json.loads(later.args))  # an error about the arguments is raised here
     if session.dispatch.do_orm_execute and not is_waiting(session):
         # extensions such as zope.sqlalchemy commit only sessions of which they have seen a write
-        nothing = update(job_class).where(false()).values(progress_message=job_class.progress_message)
+        nothing = sa.update(job_class).where(sa.false()).values(progress_message=job_class.progress_message)
         session.execute(nothing, execution_options={"synchronize_session": False})
     before_commit(session, _write_all, later)
-    if isinstance(session.get_bind(job_class), Connection):  # its owner may commit without the session
+    if isinstance(session.get_bind(job_class), sa.Connection):  # its owner may commit without the session
         write_now(session)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import write_now
@@ -75,7 +75,7 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
     check_task_or_jobs(what)
     models = what._models
     job: Any = models.Job
-    rows = select(job).order_by(job.id).execution_options(populate_existing=True)
+    rows = sa.select(job).order_by(job.id).execution_options(populate_existing=True)
     write_now(session)
     if isinstance(what, Jobs):
         if arguments:
@@ -93,7 +93,7 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
 
 def _none_of_the_task(session: Session, task: Enqueuer[..., Any], criteria: Criteria) -> str:
     job: Any = task._models.Job
-    counted = session.execute(select(job.task, func.count()).group_by(job.task).order_by(job.task)).all()
+    counted = session.execute(sa.select(job.task, sa.func.count()).group_by(job.task).order_by(job.task)).all()
     there = ", ".join(f"{count} of {name!r:.200}" for name, count in counted)
     return f"expected a job {asked_for(criteria)}; there is none of this task" + (
         f", but {there}" if there else ", and no other one; was it enqueued in another session, or rolled back?"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select, text, union
+import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.async_sessions import read_anew
@@ -31,7 +31,7 @@ _FIRST = "{}"
 Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
 
 
-def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
+def connection_of(jobs: Jobs[Any], session: Session) -> sa.Connection:
     """Return the session's connection to the jobs' database."""
     return session.connection(bind_arguments={"mapper": jobs.Job})
 
@@ -83,7 +83,7 @@ def check_queues(queues: Iterable[str]) -> list[str]:
 def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
     """Raise `ConfigurationError` for a queue that no task, job or schedule has. It is probably misspelled."""
     of_tasks = (str(task._declaration.defaults["queue"]) for task in jobs.tasks.values())
-    of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
+    of_rows = sa.union(*(sa.select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
     known = {"default", *of_tasks, *session.scalars(of_rows, bind_arguments={"mapper": jobs.Job})}
     for queue in queues:
         if queue not in known:
@@ -93,7 +93,7 @@ def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> Non
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
     """Return the queues with queued jobs."""
     job = jobs.Job
-    found = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
+    found = session.scalars(sa.select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
     return list(found)
 
 
@@ -122,7 +122,7 @@ def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
 
 
 @contextmanager
-def _savepoint(session: Session, queries: Queries) -> Generator[Connection]:
+def _savepoint(session: Session, queries: Queries) -> Generator[sa.Connection]:
     with session.begin_nested():
         yield queries.connection(session)
 
@@ -154,9 +154,9 @@ class Savepoints:
         """
         if self._are_deferrable:
             with self._session.begin_nested():
-                self._connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+                self._connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
                 if self._deferred:
-                    self._connection.execute(text(f"SET CONSTRAINTS {self._deferred} DEFERRED".replace(":", "\\:")))
+                    self._connection.execute(sa.text(f"SET CONSTRAINTS {self._deferred} DEFERRED".replace(":", "\\:")))
 
     @contextmanager
     def begin(self) -> Generator[Session]:
@@ -198,7 +198,7 @@ class Savepoints:
         self._go_on(self._savepoint.rollback)
 
     @contextmanager
-    def outside(self) -> Generator[Connection]:
+    def outside(self) -> Generator[sa.Connection]:
         """Yield the connection for writes outside the run's savepoint. That savepoint must not contain writes."""
         if not self._is_inside:
             with self._session.begin_nested():
@@ -212,7 +212,7 @@ class Savepoints:
             self._renew()
 
     @contextmanager
-    def once(self) -> Generator[Connection]:
+    def once(self) -> Generator[sa.Connection]:
         """Yield the connection, for one statement."""
         yield self._connection
 
@@ -238,7 +238,7 @@ class Savepoints:
         return around_test(session)
 
     @property
-    def _connection(self) -> Connection:
+    def _connection(self) -> sa.Connection:
         return self._session.connection(bind_arguments={"mapper": self._entity})
 
     def _is_open(self, savepoint: SessionTransaction) -> bool:
@@ -249,10 +249,10 @@ class Savepoints:
         return innermost is savepoint
 
 
-_CHANGES = text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables")
+_CHANGES = sa.text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables")
 """The number of rows that the transaction has inserted, changed or deleted."""
 
-_DEFERRED = text(
+_DEFERRED = sa.text(
     """SELECT bool_or(is_deferrable), string_agg(name, ', ') FILTER (WHERE is_deferred)
     FROM (
       SELECT format('%I.%I', n.nspname, c.conname) AS name,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import psycopg
-from sqlalchemy import MetaData, create_engine, make_url
+import sqlalchemy as sa
 from sqlalchemy.schema import CreateSchema
 
 from sqla_jobs.errors import ConfigurationError
@@ -23,8 +23,8 @@ class Databases:
     """Creates and drops databases on one server, over one connection."""
 
     def __init__(self, server_url: str) -> None:
-        self._server = make_url(server_url)
-        self._templates: dict[MetaData, str] = {}
+        self._server = sa.make_url(server_url)
+        self._templates: dict[sa.MetaData, str] = {}
 
     def __enter__(self) -> Self:
         self._connection = self._connect()
@@ -41,7 +41,7 @@ class Databases:
                 self._drop(name)
 
     @contextmanager
-    def new(self, metadata: MetaData | None = None) -> Generator[str]:
+    def new(self, metadata: sa.MetaData | None = None) -> Generator[str]:
         """Yield the URL of a new database with the tables of `metadata`, or without tables. Drop it afterwards."""
         name = self._create("template0" if metadata is None else self._template(metadata))
         try:
@@ -49,16 +49,16 @@ class Databases:
         finally:
             self._drop(name)
 
-    def _template(self, metadata: MetaData) -> str:
+    def _template(self, metadata: sa.MetaData) -> str:
         """Return the name of a template with these tables. The first call for a `metadata` creates the template."""
-        if not isinstance(metadata, MetaData):
+        if not isinstance(metadata, sa.MetaData):
             raise ConfigurationError(
                 f"the tables of a database come from a MetaData, got {metadata!r:.100}: have the fixture "
                 "sqla_jobs_metadata return Base.metadata"
             )
         if metadata not in self._templates:
             self._templates[metadata] = name = self._create("template0")
-            engine = create_engine(self._url(name))
+            engine = sa.create_engine(self._url(name))
             with engine.begin() as connection:
                 for schema in {table.schema for table in metadata.tables.values()} - {None}:
                     connection.execute(CreateSchema(str(schema), if_not_exists=True))

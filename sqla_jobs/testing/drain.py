@@ -8,8 +8,8 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
 
+import sqlalchemy as sa
 from pydantic_core import from_json, to_json
-from sqlalchemy import DateTime, false, func, literal, select
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -326,7 +326,7 @@ def _finder(
 
 
 def _waiting(jobs: Jobs[Any], session: Session) -> list[int]:
-    due = select(jobs.Job.id).where(jobs.Job.state == "queued").order_by(jobs.Job.id)
+    due = sa.select(jobs.Job.id).where(jobs.Job.state == "queued").order_by(jobs.Job.id)
     return [*session.scalars(due)]
 
 
@@ -347,15 +347,17 @@ class Ticks:
     def fire_next(self) -> bool:
         """Fire the ticks of the next time at which one is due, as if it were now. Return False if there is none."""
         schedule: Any = self._jobs.Schedule
-        horizon = func.clock_timestamp() + self._ahead
-        upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)
+        horizon = sa.func.clock_timestamp() + self._ahead
+        upcoming = sa.select(sa.func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)
         connection = connection_of(self._jobs, self._session)
         moment = connection.scalar(upcoming)
         if moment is None:
             return False
-        now = literal(moment, DateTime(timezone=True)).label("now")
+        now = sa.literal(moment, sa.DateTime(timezone=True)).label("now")
         columns = schedule.__table__.c
-        due = select(*columns, false().label("is_changed"), now).where(columns.enabled, columns.next_run_at == moment)
+        due = sa.select(*columns, sa.false().label("is_changed"), now).where(
+            columns.enabled, columns.next_run_at == moment
+        )
         fired = fire(connection, self._queries, self._jobs.tasks, connection.execute(due).all())
         expire_rows(self._jobs, self._session)
         return fired is not None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import func, inspect, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, Session
 
 from sqla_jobs.actions.batches import id_of
@@ -126,7 +126,7 @@ def _add_run(
     result: Any,
     error: BaseException | None,
 ) -> None:
-    mapper: Mapper[Any] = inspect(type(job), raiseerr=True)
+    mapper: Mapper[Any] = sa.inspect(type(job), raiseerr=True)
     run_class: type[RunMixin] = mapper.relationships["runs"].mapper.class_
     row = run_class(
         job_id=job.id,
@@ -194,7 +194,7 @@ def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[st
     key = values.get("unique_key")
     if key is None or values["state"] not in LIVE:
         return
-    live = select(job_class.id, job_class.state).where(job_class.unique_key == key, job_class.state.in_(LIVE))
+    live = sa.select(job_class.id, job_class.state).where(job_class.unique_key == key, job_class.state.in_(LIVE))
     if (other := session.execute(live).first()) is not None:
         raise ArgumentsError(
             f"job {other.id} is {other.state} and already has the unique key {key!r:.100}: give other args=, or "
@@ -203,7 +203,9 @@ def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[st
 
 
 def _now(session: Session, job_class: type[Any]) -> datetime:
-    now: datetime = session.execute(select(func.clock_timestamp()), bind_arguments={"mapper": job_class}).scalar_one()
+    now: datetime = session.execute(
+        sa.select(sa.func.clock_timestamp()), bind_arguments={"mapper": job_class}
+    ).scalar_one()
     return now
 
 
@@ -258,7 +260,7 @@ def _lease(session: Session, models: Models[Any], queue: str) -> dict[str, Any]:
     process = models.Process(kind="worker", host="example", pid=1, queues={queue: 1}, lease=86400.0)
     session.add(process)
     session.flush()
-    lease = select(models.run_ids.next_value())
+    lease = sa.select(models.run_ids.next_value())
     return {"process_id": process.id, "current_run_id": session.scalar(lease, bind_arguments={"mapper": models.Job})}
 
 

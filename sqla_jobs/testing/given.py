@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import inspect
+import sqlalchemy as sa
 from sqlalchemy.orm import Mapper
 
 from sqla_jobs.errors import ArgumentsError
@@ -39,7 +39,7 @@ def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:
     """Raise `ArgumentsError` for a name that is not a column of the model, and for a time without a time zone."""
     for name, value in columns.items():
         if not hasattr(model, name):
-            mapper: Mapper[Any] = inspect(model, raiseerr=True)
+            mapper: Mapper[Any] = sa.inspect(model, raiseerr=True)
             raise ArgumentsError(
                 f"{model.__name__} has no column {name!r:.60}{did_you_mean(name, mapper.attrs.keys())}"
             )

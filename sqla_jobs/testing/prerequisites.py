@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import JobMixin
@@ -29,8 +29,8 @@ def read_after(session: Session, models: Models[Any], job: JobMixin) -> list[str
     """Return the names of the jobs and batches that a job was enqueued after, sorted."""
     edge: Any = models.Edge
     of_job = edge.job_id == job.id
-    jobs = select(models.Job).join(edge, edge.needs_id == models.Job.id).where(of_job)
-    batches = select(models.Batch).join(edge, edge.batch_id == models.Batch.id).where(of_job)
+    jobs = sa.select(models.Job).join(edge, edge.needs_id == models.Job.id).where(of_job)
+    batches = sa.select(models.Batch).join(edge, edge.batch_id == models.Batch.id).where(of_job)
     return named([*session.scalars(jobs), *session.scalars(batches)])
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.refusals import in_parts
@@ -31,7 +31,7 @@ _REST = 20
 _STARTS = 0.1
 """Seconds that another process which starts may take to store its limits."""
 
-Begin = Callable[[], AbstractContextManager[Connection]]
+Begin = Callable[[], AbstractContextManager[sa.Connection]]
 """Begins a transaction or savepoint that ends with the block."""
 
 
@@ -214,7 +214,7 @@ class Backfill:
         return [*limiting, *others[: max(0, PLACES - len(limiting))], *turns]
 
 
-def store_limits(engine: Engine, models: Models[Any], declarations: Mapping[str, Declaration]) -> Stored:
+def store_limits(engine: sa.Engine, models: Models[Any], declarations: Mapping[str, Declaration]) -> Stored:
     """Store the limits that code declares, in a transaction of its own."""
     with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
         return declare(session, models, list(declarations), declared_limits(declarations.values()))

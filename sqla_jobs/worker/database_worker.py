@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.binding import Binding
@@ -83,13 +83,13 @@ _FLUSH = 10.0
 class Engines:
     """A worker's own connections, beside those of its jobs."""
 
-    main: Engine
-    claims: Engine
-    steps: Engine | None
+    main: sa.Engine
+    claims: sa.Engine
+    steps: sa.Engine | None
     """The connections of steps are separate: while the table of steps is locked, heartbeats have to go on."""
 
     @classmethod
-    def of(cls, app: Engine, *, patience: float, connections: int, has_steps: bool) -> Self:
+    def of(cls, app: sa.Engine, *, patience: float, connections: int, has_steps: bool) -> Self:
         """Return new engines, which connect like `app` once they are used."""
         made = partial(own_engine, app, patience=patience)
         return cls(

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import cast
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.binding import Context
 from sqla_jobs.execution.held_job import Attempt
@@ -46,7 +46,7 @@ class EventDelivery:
     """
 
     def __init__(
-        self, engine: Engine, queries: Queries, hooks: Hooks, context: Context, tasks: Collection[str]
+        self, engine: sa.Engine, queries: Queries, hooks: Hooks, context: Context, tasks: Collection[str]
     ) -> None:
         """Prepare delivery. `tasks` are the names and aliases of tasks whose jobs may have been lost elsewhere."""
         self._engine = engine

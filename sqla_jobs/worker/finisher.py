@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.database.shard_name import of_shard
@@ -44,7 +44,7 @@ class Finisher:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: sa.Engine,
         queries: Queries,
         set_aside: SetAside,
         *,

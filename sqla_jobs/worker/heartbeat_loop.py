@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.database.refusals import reason
@@ -186,7 +186,7 @@ class Liveness:
         else:  # an idle process would open a connection just for this
             self._vitals.show(self.process_id, attempts.ended_at)
 
-    def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
+    def _look(self, connection: sa.Connection, attempts: list[Attempt]) -> None:
         requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])
         for run_id, is_to_kill in requests.items():
             if (wanted := self._attempts.get(run_id)) is not None:

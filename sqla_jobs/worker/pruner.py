@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Engine, text
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -43,7 +43,7 @@ _STEPS = 100
 there."""
 _FROM_THE_BEGINNING = 86400.0
 """After this many seconds, these searches look at all jobs again: some may have been locked or referenced."""
-_LIMIT_IDLING = text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
+_LIMIT_IDLING = sa.text("SELECT set_config('idle_in_transaction_session_timeout', '10000', true)")
 """Ends a transaction whose pruner has been frozen for ten seconds, since the transaction holds row locks."""
 _NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
@@ -58,7 +58,7 @@ class Pruner:
     """
 
     def __init__(
-        self, engine: Engine, models: Models[Any], retention: Mapping[str, float], rules: Sequence[Rule]
+        self, engine: sa.Engine, models: Models[Any], retention: Mapping[str, float], rules: Sequence[Rule]
     ) -> None:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._models = models

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.queries import MANY, Queries, RunEnd
 from sqla_jobs.queries.resolve import MOST, Settled
@@ -55,7 +55,7 @@ class JobResolver:
     """
 
     def __init__(
-        self, engine: Engine, queries: Queries, *, patience: float, poll: float, claim: Callable[[str], object]
+        self, engine: sa.Engine, queries: Queries, *, patience: float, poll: float, claim: Callable[[str], object]
     ) -> None:
         """Prepare to resolve jobs. `claim` is called with each message about queued jobs."""
         self._engine = engine

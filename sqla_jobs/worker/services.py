@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class WorkerServices:
     """What the parts of one worker share. The worker adds the last four, which need the others, as it builds them."""
 
-    engine: Engine
-    claims: Engine
+    engine: sa.Engine
+    claims: sa.Engine
     """The engine for claims and promotions only."""
     models: Models[Any]
     queries: Queries

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import at_most
@@ -69,7 +69,7 @@ def queues_of_sessions(declarations: Collection[Declaration]) -> set[str]:
     return {one.defaults["queue"] for one in plain}
 
 
-def step_connections(engine: Engine, threads: Executor) -> Connections:
+def step_connections(engine: sa.Engine, threads: Executor) -> Connections:
     """Return the connections of this engine for storing steps. Coroutines use them in `threads`.
 
     The threads are not the event loop's own: the application's blocking calls may occupy all of those.
@@ -82,7 +82,7 @@ def step_connections(engine: Engine, threads: Executor) -> Connections:
 
 
 def sessions_at_once(
-    declarations: Collection[Declaration], settings: Settings, app: Engine, coroutines: Coroutines
+    declarations: Collection[Declaration], settings: Settings, app: sa.Engine, coroutines: Coroutines
 ) -> int:
     """Return the maximum number of connections that jobs use.
 

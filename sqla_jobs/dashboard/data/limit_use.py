@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.runs import SPANS, read_period, runs_in
@@ -56,13 +56,13 @@ def read_use(session: Session, jobs: Jobs[Any], limits: Sequence[LimitStatus], n
         return {}
     period = read_period(session, jobs, SPANS["hour"], now)
     runs = runs_in(jobs, period).c
-    ended = select(runs.gates, runs.queue, func.count()).group_by(runs.gates, runs.queue)
+    ended = sa.select(runs.gates, runs.queue, sa.func.count()).group_by(runs.gates, runs.queue)
     by_gate = {one.gate: one for one in limits}
     started = Counter[str]()
     for gates, queue, number in ask(session, jobs, ended):
         started.update(dict.fromkeys({*rows_of(gates or ()), f"@{queue}"}, number))
     job: Any = jobs.Job
-    behind = select(job.gates).where(job.state == "running", job.gates.is_not(None)).limit(_RUNNING)
+    behind = sa.select(job.gates).where(job.state == "running", job.gates.is_not(None)).limit(_RUNNING)
     counts = _keys_running(ask(session, jobs, behind), by_gate)
     uses = dict[str, LimitUse]()
     for one in limits:

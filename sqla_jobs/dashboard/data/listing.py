@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text, case, cast, func, literal, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
@@ -74,11 +74,11 @@ def count_states(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
     numbers: list[Any] = []
     for state in JobState:
         column = of_index.get(state, job.finished_at)
-        some = select(literal(1)).where(job.state == state).order_by(column).limit(COUNTED + 1)
+        some = sa.select(sa.literal(1)).where(job.state == state).order_by(column).limit(COUNTED + 1)
         if state == JobState.blocked:
             some = some.where(column.is_not(None))
-        numbers.append(select(func.count()).select_from(some.subquery()).scalar_subquery())
-    row = ask(session, jobs, select(*numbers)).one()
+        numbers.append(sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery())
+    row = ask(session, jobs, sa.select(*numbers)).one()
     counts = zip(JobState, row, strict=True)
     return [(str(state), Count(min(number, COUNTED), is_least=number > COUNTED)) for state, number in counts]
 
@@ -102,7 +102,7 @@ def _from(
 ) -> Any:
     """Select the jobs in the state, after a key, in an index's order."""
     job: Any = jobs.Job
-    query: Any = select(*selected).order_by(*order.by())
+    query: Any = sa.select(*selected).order_by(*order.by())
     if selection.states:
         query = query.where(job.state == selection.states[0])
         if selection.states[0] == JobState.blocked:
@@ -121,7 +121,7 @@ def _search(
         ahead = _from(jobs, list(jobs.Job.__table__.c), selection, order, start).where(*bounds)
         window = aliased(jobs.Job, ahead.limit(_WINDOW).subquery())
         in_order = [getattr(window, column.key) for column in order.columns]
-        hits = select(*columns(window)).where(*selection.where(replace(jobs._models, Job=window)))
+        hits = sa.select(*columns(window)).where(*selection.where(replace(jobs._models, Job=window)))
         hits = hits.order_by(*[one.desc() if order.is_descending else one.asc() for one in in_order])
         found += ask(session, jobs, hits.limit(SIZE + 1 - len(found)))
         if len(found) > SIZE:
@@ -157,11 +157,11 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
 def _id_at(session: Session, jobs: Jobs[Any], moment: datetime) -> int:
     """Bisect for the first job that was created at `moment` or later, and return an id near it."""
     job: Any = jobs.Job
-    low, high = ask(session, jobs, select(func.min(job.id) - 1, func.max(job.id) + 1)).one()
+    low, high = ask(session, jobs, sa.select(sa.func.min(job.id) - 1, sa.func.max(job.id) + 1)).one()
     while low is not None and high - low > 1:
         middle = (low + high) // 2
         query = (
-            select(job.id, readable(job.created_at)).where(job.id >= middle, job.id < high).order_by(job.id).limit(1)
+            sa.select(job.id, readable(job.created_at)).where(job.id >= middle, job.id < high).order_by(job.id).limit(1)
         )
         row = ask(session, jobs, query).one_or_none()
         if row is None or row.created_at >= moment:
@@ -173,7 +173,7 @@ def _id_at(session: Session, jobs: Jobs[Any], moment: datetime) -> int:
 
 def columns(job: Any) -> list[Any]:
     """Return the columns for a row in a list. Large arguments are left out."""
-    small = case((func.pg_column_size(job.args) <= _SMALL, cast(job.args, Text)))
+    small = sa.case((sa.func.pg_column_size(job.args) <= _SMALL, sa.cast(job.args, sa.Text)))
     return [
         job.id,
         job.task,
@@ -194,7 +194,7 @@ def columns(job: Any) -> list[Any]:
 def last_errors(session: Session, jobs: Jobs[Any], job_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
     """Return the error's type and the beginning of its message for each job whose last run has an error."""
     run: Any = jobs.Run
-    last = select(func.max(run.id)).where(run.job_id.in_(job_ids)).group_by(run.job_id)
-    said = func.left(run.error, READ)
-    query = select(run.job_id, run.error_type, said).where(run.id.in_(last), run.error_type.is_not(None))
+    last = sa.select(sa.func.max(run.id)).where(run.job_id.in_(job_ids)).group_by(run.job_id)
+    said = sa.func.left(run.error, READ)
+    query = sa.select(run.job_id, run.error_type, said).where(run.id.in_(last), run.error_type.is_not(None))
     return {row[0]: (row[1], row[2] or "") for row in ask(session, jobs, query)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -30,11 +30,11 @@ def read_names(session: Session, jobs: Jobs[Any]) -> Names:
     """Return the names that the application declares, that processes serve, and that waiting or new jobs have."""
     job, process, schedule = jobs.Job, jobs.Process, jobs.Schedule
     jobs.tasks.load()
-    newest = select(job.task, job.queue).order_by(job.id.desc()).limit(_NEWEST).subquery("newest")
-    seen = ask(session, jobs, select(newest.c.task, newest.c.queue).distinct()).all()
-    planned = ask(session, jobs, select(schedule.task, schedule.queue).distinct().limit(_MOST)).all()
-    served = ask(session, jobs, select(func.jsonb_object_keys(process.queues)).distinct()).scalars()
-    stored = ask(session, jobs, select(jobs.Queue.name).limit(_MOST)).scalars()
+    newest = sa.select(job.task, job.queue).order_by(job.id.desc()).limit(_NEWEST).subquery("newest")
+    seen = ask(session, jobs, sa.select(newest.c.task, newest.c.queue).distinct()).all()
+    planned = ask(session, jobs, sa.select(schedule.task, schedule.queue).distinct().limit(_MOST)).all()
+    served = ask(session, jobs, sa.select(sa.func.jsonb_object_keys(process.queues)).distinct()).scalars()
+    stored = ask(session, jobs, sa.select(jobs.Queue.name).limit(_MOST)).scalars()
     declared = [task._declaration.defaults["queue"] for task in jobs.tasks.values()]
     tasks = {*jobs.tasks, *(row[0] for row in (*seen, *planned))}
     queues = {"default", *declared, *served, *stored, *waiting_queues(session, jobs)}

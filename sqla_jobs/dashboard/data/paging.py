@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, SmallInteger, and_, literal, or_, tuple_
+import sqlalchemy as sa
 
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.rules.value_checks import check_text
@@ -32,7 +32,7 @@ class Order:
         """Return the columns for ORDER BY."""
         return [column.desc() if self.is_descending else column.asc() for column in self.columns]
 
-    def beyond(self, key: Sequence[Any]) -> ColumnElement[bool]:
+    def beyond(self, key: Sequence[Any]) -> sa.ColumnElement[bool]:
         """Return the condition for rows after the row with `key`.
 
         Rows without a value in the first column come first in a descending order, and last in an ascending one. In an
@@ -40,14 +40,14 @@ class Order:
         """
         first, *rest = self.columns
         if key[0] is None:
-            same = and_(first.is_(None), self._past(rest, key[1:]))
-            return or_(same, first.is_not(None)) if self.is_descending else same
-        bound = literal(key[0], first.type)  # redundant, but it lets the server use the index
-        return and_(self._past(self.columns, key), first <= bound if self.is_descending else first >= bound)
+            same = sa.and_(first.is_(None), self._past(rest, key[1:]))
+            return sa.or_(same, first.is_not(None)) if self.is_descending else same
+        bound = sa.literal(key[0], first.type)  # redundant, but it lets the server use the index
+        return sa.and_(self._past(self.columns, key), first <= bound if self.is_descending else first >= bound)
 
-    def _past(self, columns: Sequence[Any], key: Sequence[Any]) -> ColumnElement[bool]:
-        given = tuple_(*(literal(value, column.type) for value, column in zip(key, columns, strict=True)))
-        return tuple_(*columns) < given if self.is_descending else tuple_(*columns) > given
+    def _past(self, columns: Sequence[Any], key: Sequence[Any]) -> sa.ColumnElement[bool]:
+        given = sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(key, columns, strict=True)))
+        return sa.tuple_(*columns) < given if self.is_descending else sa.tuple_(*columns) > given
 
     def write(self, key: Sequence[Any]) -> str:
         """Write a key for a URL."""
@@ -68,7 +68,7 @@ class Order:
             ) from None
 
 
-_BITS = {SmallInteger: 15, Integer: 31, BigInteger: 63}
+_BITS = {sa.SmallInteger: 15, sa.Integer: 31, sa.BigInteger: 63}
 
 
 def _as(column_type: Any, value: Any) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, literal_column, select
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -30,10 +30,10 @@ def reading(jobs: Jobs[Any]) -> Generator[tuple[Session, datetime, float | None]
     Raises `ConfigurationError` without a bind.
     """
     with jobs._replica().session() as session:
-        said = [func.set_config(name, value, True) for name, value in _SETTINGS.items()]
+        said = [sa.func.set_config(name, value, True) for name, value in _SETTINGS.items()]
         on_jobs = {"mapper": jobs.Job}
         row: Any = session.execute(
-            select(func.clock_timestamp(), literal_column(LAG), *said), bind_arguments=on_jobs
+            sa.select(sa.func.clock_timestamp(), sa.literal_column(LAG), *said), bind_arguments=on_jobs
         ).one()
         try:
             yield session, row[0], row[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Double, Integer, and_, case, cast, func, literal, or_, select, true
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -81,7 +81,7 @@ class Figures:
 def read_period(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Period:
     """Return the span or, if it has `NEWEST` attempts or more, the time in which the newest of them ended."""
     start, newest = span.first(now), _newest(jobs)
-    ended = select(func.count(), func.min(newest.c.finished_at)).where(newest.c.finished_at >= start)
+    ended = sa.select(sa.func.count(), sa.func.min(newest.c.finished_at)).where(newest.c.finished_at >= start)
     number, oldest = ask(session, jobs, ended).one()
     if number < NEWEST:
         return Period(span.title, start, span.width, span.buckets, is_cut=False)
@@ -93,23 +93,23 @@ def runs_in(jobs: Jobs[Any], period: Period) -> Any:
     """Return a subquery of the attempts that ended in a period, with columns of their jobs, or NULL if deleted."""
     job: Any = jobs.Job
     newest = _newest(jobs)
-    of_job = select(job.task, job.queue, job.gates, job.run_at, job.finished_at.label("job_finished_at"))
+    of_job = sa.select(job.task, job.queue, job.gates, job.run_at, job.finished_at.label("job_finished_at"))
     # LIMIT makes the planner look up each row by primary key
     found = of_job.where(job.id == newest.c.job_id).limit(1).lateral("of_job")
-    runs = select(newest, *found.c).select_from(newest.outerjoin(found, true()))
+    runs = sa.select(newest, *found.c).select_from(newest.outerjoin(found, sa.true()))
     return runs.where(newest.c.finished_at >= period.start).subquery("ended")
 
 
 def _newest(jobs: Jobs[Any]) -> Any:
     run: Any = jobs.Run
     named = (run.id, run.job_id, run.process_id, run.outcome, run.started_at, run.finished_at)
-    return select(*named).order_by(run.id.desc()).limit(NEWEST).subquery("newest")
+    return sa.select(*named).order_by(run.id.desc()).limit(NEWEST).subquery("newest")
 
 
 def bucket_of(runs: Any, period: Period) -> Any:
     """Return an SQL expression for the number of the bucket in which an attempt ended."""
-    place = func.floor(_seconds(runs.c.finished_at - literal(period.start)) / period.width.total_seconds())
-    return cast(func.least(place, period.buckets - 1), Integer)
+    place = sa.func.floor(_seconds(runs.c.finished_at - sa.literal(period.start)) / period.width.total_seconds())
+    return sa.cast(sa.func.least(place, period.buckets - 1), sa.Integer)
 
 
 def read_figures(
@@ -117,23 +117,23 @@ def read_figures(
 ) -> tuple[Figures, dict[Any, Figures]]:
     """Return the figures of all attempts in a period, and the figures by a key, which is an SQL expression."""
     runs = runs_in(jobs, period)
-    keyed = select(runs, key(runs).label("key")).subquery("keyed")
+    keyed = sa.select(runs, key(runs).label("key")).subquery("keyed")
     run, by_key = keyed.c, keyed.c.key
     is_bad, is_last = run.outcome.in_(_BAD), run.job_finished_at == run.finished_at
-    came_to_an_end = or_(is_bad, run.outcome == "succeeded")
-    goes_on = and_(run.outcome == "lost", is_last.is_not(True))
-    query: Any = select(
-        func.grouping(by_key),
+    came_to_an_end = sa.or_(is_bad, run.outcome == "succeeded")
+    goes_on = sa.and_(run.outcome == "lost", is_last.is_not(True))
+    query: Any = sa.select(
+        sa.func.grouping(by_key),
         by_key,
-        func.count(),
-        func.count().filter(run.outcome == "succeeded"),
-        func.count().filter(is_bad),
-        func.count().filter(or_(run.outcome == "retried", goes_on)),
-        _halves(case((and_(came_to_an_end, is_last), _seconds(run.started_at - run.run_at)))),
-        _halves(case((came_to_an_end, _seconds(run.finished_at - run.started_at)))),
+        sa.func.count(),
+        sa.func.count().filter(run.outcome == "succeeded"),
+        sa.func.count().filter(is_bad),
+        sa.func.count().filter(sa.or_(run.outcome == "retried", goes_on)),
+        _halves(sa.case((sa.and_(came_to_an_end, is_last), _seconds(run.started_at - run.run_at)))),
+        _halves(sa.case((came_to_an_end, _seconds(run.finished_at - run.started_at)))),
     )
     whole, found = Figures(), dict[Any, Figures]()
-    rows = ask(session, jobs, query.group_by(func.grouping_sets(by_key, func.row())))
+    rows = ask(session, jobs, query.group_by(sa.func.grouping_sets(by_key, sa.func.row())))
     for is_whole, of, ended, succeeded, failed, retried, wait, took in rows:
         one = Figures(ended, succeeded, failed, retried, _pair(wait), _pair(took))
         if is_whole:
@@ -144,12 +144,12 @@ def read_figures(
 
 
 def _seconds(interval: Any) -> Any:
-    return func.date_part("epoch", interval)
+    return sa.func.date_part("epoch", interval)
 
 
 def _halves(values: Any) -> Any:
     """Return an SQL expression for the median and the 95th percentile."""
-    return func.percentile_cont(literal([0.5, 0.95], ARRAY(Double))).within_group(values)
+    return sa.func.percentile_cont(sa.literal([0.5, 0.95], sa.ARRAY(sa.Double))).within_group(values)
 
 
 def _pair(values: Sequence[float | None] | None) -> tuple[float, float] | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select, text
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -58,8 +58,8 @@ class Workflow:
 def read_after(session: Session, jobs: Jobs[Any], job_id: int) -> Near:
     """Return the jobs and batches that a job was enqueued after."""
     job, edge = jobs.Job, jobs.Edge
-    near = select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id).where(edge.job_id == job_id)
-    batches = select(edge.batch_id).where(edge.job_id == job_id, edge.batch_id.is_not(None)).order_by(edge.place)
+    near = sa.select(job.id, job.task, job.state).join(edge, edge.needs_id == job.id).where(edge.job_id == job_id)
+    batches = sa.select(edge.batch_id).where(edge.job_id == job_id, edge.batch_id.is_not(None)).order_by(edge.place)
     ids = [*ask(session, jobs, batches.limit(LISTED)).scalars()]
     return _near(session, jobs, near.order_by(edge.place), read_statuses(session, jobs, ids))
 
@@ -67,22 +67,24 @@ def read_after(session: Session, jobs: Jobs[Any], job_id: int) -> Near:
 def read_before(session: Session, jobs: Jobs[Any], job_id: int, batch_id: int | None) -> Near:
     """Return the jobs that were enqueued after a job, or after its batch."""
     edge = jobs.Edge
-    follows = edge.needs_id == job_id if batch_id is None else or_(edge.needs_id == job_id, edge.batch_id == batch_id)
+    follows = (
+        edge.needs_id == job_id if batch_id is None else sa.or_(edge.needs_id == job_id, edge.batch_id == batch_id)
+    )
     return after_edges(session, jobs, follows)
 
 
 def after_edges(session: Session, jobs: Jobs[Any], which: Any) -> Near:
     """Return the jobs that have an edge which meets the condition `which`."""
     job, edge = jobs.Job, jobs.Edge
-    ids = select(edge.job_id).where(which)
-    return _near(session, jobs, select(job.id, job.task, job.state).where(job.id.in_(ids)).order_by(job.id), [])
+    ids = sa.select(edge.job_id).where(which)
+    return _near(session, jobs, sa.select(job.id, job.task, job.state).where(job.id.in_(ids)).order_by(job.id), [])
 
 
 def _near(session: Session, jobs: Jobs[Any], query: Any, batches: Sequence[BatchStatus]) -> Near:
     rows = ask(session, jobs, query.limit(LISTED + 1)).all()
     number = len(rows)
     if number > LISTED:
-        counted = select(func.count()).select_from(query.order_by(None).limit(COUNTED).subquery())
+        counted = sa.select(sa.func.count()).select_from(query.order_by(None).limit(COUNTED).subquery())
         number = ask(session, jobs, counted).scalar_one()
     return Near(rows[:LISTED], batches, number)
 
@@ -94,12 +96,12 @@ def read_batch_of(session: Session, jobs: Jobs[Any], batch_id: int | None) -> Ba
 
 def read_workflow(session: Session, jobs: Jobs[Any], job_id: int) -> Workflow:
     """Return the jobs and batches that edges connect with a job, at most `READ` of them, and the edges."""
-    connected = text(_CONNECTED.format(**table_names(session, jobs)))
+    connected = sa.text(_CONNECTED.format(**table_names(session, jobs)))
     rows: list[Any] = ask(session, jobs, connected, job_id=job_id, most=READ + 1).all()
     job_ids = sorted({row.job_id for row in rows if row.job_id is not None} | {job_id})
     batch_ids = sorted({row.batch_id for row in rows if row.batch_id is not None})
     job = jobs.Job
-    found = select(job.id, job.task, job.state, job.batch_id).where(job.id.in_(job_ids)).order_by(job.id)
+    found = sa.select(job.id, job.task, job.state, job.batch_id).where(job.id.in_(job_ids)).order_by(job.id)
     nodes: Sequence[Any] = ask(session, jobs, found).all()
     known = {f"j{row.id}" for row in nodes} | {f"b{batch_id}" for batch_id in batch_ids}
     members = [(f"j{row.id}", f"b{row.batch_id}") for row in nodes if row.batch_id in batch_ids]
@@ -109,7 +111,7 @@ def read_workflow(session: Session, jobs: Jobs[Any], job_id: int) -> Workflow:
 
 def _edges(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> list[tuple[str, str]]:
     edge = jobs.Edge
-    rows = select(edge.needs_id, edge.batch_id, edge.job_id).where(edge.job_id.in_(job_ids))
+    rows = sa.select(edge.needs_id, edge.batch_id, edge.job_id).where(edge.job_id.in_(job_ids))
     return [
         (f"b{row.batch_id}" if row.needs_id is None else f"j{row.needs_id}", f"j{row.job_id}")
         for row in ask(session, jobs, rows.order_by(edge.job_id, edge.place).limit(_EDGES))

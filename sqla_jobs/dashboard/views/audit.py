@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Response, request
-from sqlalchemy import Text, cast, select
 
 from sqla_jobs.dashboard.data.listing import SIZE
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
@@ -20,8 +20,8 @@ def show(site: Dashboard) -> Response:
     """GET /audit"""
     audit: Any = site.jobs.Audit
     order = Order("newest", "newest first", (audit.id,), True)
-    query = select(
-        audit.id, audit.at, audit.actor, audit.action, audit.subject, cast(audit.details, Text).label("said")
+    query = sa.select(
+        audit.id, audit.at, audit.actor, audit.action, audit.subject, sa.cast(audit.details, sa.Text).label("said")
     )
     subject = request.args.get("subject", "").strip()
     key = request.args.get("after")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from flask import Response, abort, request
-from sqlalchemy import select
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import batches as actions
@@ -39,7 +39,7 @@ def show(site: Dashboard, batch_id: int) -> Response:
     job, edge = jobs.Job, jobs.Edge
     with site.reading() as (session, now):
         batch = read_batch(session, jobs, batch_id)
-        failed = select(*columns(job)).where(job.batch_id == batch_id, job.state == "failed").order_by(job.id.desc())
+        failed = sa.select(*columns(job)).where(job.batch_id == batch_id, job.state == "failed").order_by(job.id.desc())
         rows = ask(session, jobs, failed.limit(_FAILED)).all()
         return site.render(
             "batch.html",

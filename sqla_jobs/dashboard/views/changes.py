@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Response, abort, request
-from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -170,8 +170,8 @@ def confirm(site: Dashboard) -> Response:
     jobs, change = site.jobs, offer.change
     job: Any = jobs.Job
     with site.reading() as (session, now):
-        end = ask(session, jobs, select(func.max(job.id))).scalar() or 0
-        some = select(*columns(job)).where(*change.conditions(jobs._models, selection)).order_by(job.id.desc())
+        end = ask(session, jobs, sa.select(sa.func.max(job.id))).scalar() or 0
+        some = sa.select(*columns(job)).where(*change.conditions(jobs._models, selection)).order_by(job.id.desc())
         sample = ask(session, jobs, some.limit(_SAMPLE)).all()
         try:
             with session.begin_nested():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Response, request
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.names import read_names
@@ -94,7 +94,7 @@ def _key_url(site: Dashboard, job: Any) -> str:
 
 def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
     """Return whether the job failed, and the next jobs of its ordered key have to wait because of it."""
-    query = select(keeps_others_waiting(jobs._models)).where(jobs.Job.id == job_id)
+    query = sa.select(keeps_others_waiting(jobs._models)).where(jobs.Job.id == job_id)
     return bool(ask(session, jobs, query).scalar())
 
 
@@ -102,7 +102,7 @@ def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
     process: Any = jobs.Process
     if process_id is None:
         return None
-    return ask(session, jobs, select(process.host, process.pid).where(process.id == process_id)).one_or_none()
+    return ask(session, jobs, sa.select(process.host, process.pid).where(process.id == process_id)).one_or_none()
 
 
 def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
@@ -111,4 +111,4 @@ def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
         return None
     other: Any = jobs.Job
     same = (other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
-    return ask(session, jobs, select(other.id, other.state).where(*same)).first()
+    return ask(session, jobs, sa.select(other.id, other.state).where(*same)).first()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Response
-from sqlalchemy import func, select
 
 from sqla_jobs.dashboard.data.runs import SPANS, read_period, runs_in
 from sqla_jobs.dashboard.site import Dashboard
@@ -24,10 +24,10 @@ def show(site: Dashboard) -> Response:
         held = read_held(session, jobs)
         processes = read_processes(session, jobs, held)
         runs = runs_in(jobs, read_period(session, jobs, SPANS["week"], now)).c
-        place = func.row_number().over(partition_by=runs.process_id, order_by=runs.finished_at.desc())
+        place = sa.func.row_number().over(partition_by=runs.process_id, order_by=runs.finished_at.desc())
         named = (runs.process_id, runs.job_id, runs.task, runs.outcome, runs.finished_at, place.label("place"))
-        last = select(*named).where(runs.task.is_not(None)).subquery("last")
-        last_runs = {row.process_id: row for row in ask(session, jobs, select(last).where(last.c.place == 1))}
+        last = sa.select(*named).where(runs.task.is_not(None)).subquery("last")
+        last_runs = {row.process_id: row for row in ask(session, jobs, sa.select(last).where(last.c.place == 1))}
     known = {process.id for process in processes}
     gone = [part for part in held if part.process_id not in known]
     return site.render(

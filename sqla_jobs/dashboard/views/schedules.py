@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
+import sqlalchemy as sa
 from flask import Response, abort, request
-from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -73,7 +73,7 @@ def show_all(site: Dashboard) -> Response:
     with site.reading() as (session, now):
         found = read_schedules(session, site.jobs, most=1000)
         recent = _recent(session, site)
-        clocks = select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
+        clocks = sa.select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
         has_clock = ask(session, site.jobs, clocks).first() is not None
     listed = [
         (
@@ -92,13 +92,13 @@ def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
     job: Any = site.jobs.Job
     schedule: Any = site.jobs.Schedule
     last = (
-        select(job.id, job.state, job.scheduled_for, job.finished_at)
+        sa.select(job.id, job.state, job.scheduled_for, job.finished_at)
         .where(job.schedule_id == schedule.id, job.scheduled_for.is_not(None))
         .order_by(job.scheduled_for.desc())
         .limit(_RECENT)
         .lateral("last")
     )
-    query = select(schedule.id.label("schedule_id"), *map(readable, last.c)).join_from(schedule, last, true())
+    query = sa.select(schedule.id.label("schedule_id"), *map(readable, last.c)).join_from(schedule, last, sa.true())
     found = defaultdict[int, list[Any]](list)
     for row in ask(session, site.jobs, query.order_by(schedule.id, last.c.scheduled_for.desc())):
         found[row.schedule_id].append(row)
@@ -138,7 +138,7 @@ def _enqueued(session: Session, site: Dashboard, ticks: Sequence[TickReport]) ->
     """Return the jobs of these ticks, by id."""
     job: Any = site.jobs.Job
     ids = [tick.job_id for tick in ticks if tick.outcome == TickOutcome.enqueued]
-    rows = ask(session, site.jobs, select(*columns(job)).where(job.id.in_(ids))).all()
+    rows = ask(session, site.jobs, sa.select(*columns(job)).where(job.id.in_(ids))).all()
     return {line.job.id: line for line in lines(site, session, rows)}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Response, request
-from sqlalchemy import func, select
 
 from sqla_jobs.dashboard.data.runs import SPANS, Figures, read_figures, read_period
 from sqla_jobs.dashboard.site import Dashboard
@@ -70,7 +70,7 @@ def show(site: Dashboard) -> Response:
     with site.reading() as (session, now):
         period = read_period(session, jobs, span, now)
         _, found = read_figures(session, jobs, period, lambda runs: runs.c.task)
-        by_state = select(jobs.Job.task, func.count()).where(jobs.Job.state == "running").group_by(jobs.Job.task)
+        by_state = sa.select(jobs.Job.task, sa.func.count()).where(jobs.Job.state == "running").group_by(jobs.Job.task)
         running: dict[str, int] = {row[0]: row[1] for row in ask(session, jobs, by_state)}
     found.pop(None, None)  # of deleted jobs
     names = sorted({*jobs.tasks, *found, *running})
