@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
@@ -146,4 +147,4 @@ def watch_deletions(models: Models[Any]) -> None:
         if job.batch_id is not None:
             mark(connection, [job.batch_id])
 
-    sa.event.listen(models.Job, "before_delete", deleted)  # afterwards batch_id could no longer be loaded
+    event.listen(models.Job, "before_delete", deleted)  # afterwards batch_id could no longer be loaded

@@ -12,7 +12,7 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec
 
 import click
-import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from sqla_jobs.actions import audit
@@ -97,7 +97,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
     engine = None
     with suppress(Exception):  # some commands need no database; the others raise the error again
         engine = jobs._binding().engine
-        sa.event.listen(engine, "do_connect", connect)
+        event.listen(engine, "do_connect", connect)
         atexit.register(engine.dispose)
     try:
         yield
@@ -107,7 +107,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
         raise ConfigurationError(told(engine, error)) from error
     finally:
         if engine is not None:
-            sa.event.remove(engine, "do_connect", connect)
+            event.remove(engine, "do_connect", connect)
 
 
 def audited(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
@@ -230,12 +231,12 @@ def _wait(session: Session) -> _Waiting:
 @cache
 def listen_to_sessions() -> None:
     """Install the listeners on the first call. Importing the package must have no side effects."""
-    sa.event.listen(Session, "after_begin", _check_translation)
-    sa.event.listen(Session, "before_flush", _flush_in_savepoints)
-    sa.event.listen(Session, "before_commit", _write_last)
-    sa.event.listen(Session, "after_commit", _note_commit)
-    sa.event.listen(Session, "after_soft_rollback", _forget)
-    sa.event.listen(Session, "after_transaction_end", _call)
+    event.listen(Session, "after_begin", _check_translation)
+    event.listen(Session, "before_flush", _flush_in_savepoints)
+    event.listen(Session, "before_commit", _write_last)
+    event.listen(Session, "after_commit", _note_commit)
+    event.listen(Session, "after_soft_rollback", _forget)
+    event.listen(Session, "after_transaction_end", _call)
 
 
 def _check_translation(session: Session, transaction: object, connection: sa.Connection) -> None:

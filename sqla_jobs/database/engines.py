@@ -11,6 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.database.driver import ReadOnly, driver, execute
@@ -165,8 +166,8 @@ def engine_of(
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
     )
-    sa.event.listen(engine, "connect", partial(_learn_isolation, engine, partial(_begin, patience)))
-    sa.event.listen(engine, "handle_error", _give_up_if_useless)
+    event.listen(engine, "connect", partial(_learn_isolation, engine, partial(_begin, patience)))
+    event.listen(engine, "handle_error", _give_up_if_useless)
     return engine
 
 
@@ -198,7 +199,7 @@ class IdleConnections:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._are_there = True
-        sa.event.listen(engine, "checkin", self._on_checkin)
+        event.listen(engine, "checkin", self._on_checkin)
 
     def _on_checkin(self, connection: object, record: object) -> None:
         if connection is not None:  # None means that the connection was invalidated
@@ -235,7 +236,7 @@ def close_engine(engine: sa.Engine) -> None:
     def close(connection: object, record: Any) -> None:
         record.invalidate()
 
-    sa.event.listen(engine.pool, "checkin", close)
+    event.listen(engine.pool, "checkin", close)
     engine.dispose()
 
 
@@ -274,8 +275,8 @@ def _learn_isolation(engine: sa.Engine, begin: Any, connection: psycopg.Connecti
         connection.close()
         raise
     record.info[_IS_STRICT] = is_strict
-    if is_strict and not sa.event.contains(engine, "begin", begin):
-        sa.event.listen(engine, "begin", begin)
+    if is_strict and not event.contains(engine, "begin", begin):
+        event.listen(engine, "begin", begin)
 
 
 def _begin(patience: float, connection: sa.Connection) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
+from sqlalchemy import event
 from sqlalchemy.orm import Session, object_session
 
 from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit, on_release
@@ -106,7 +107,7 @@ def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: st
                 after_commit(session, job, channel, what)
 
     for kind in kinds:
-        sa.event.listen(entity, kind, changed)
+        event.listen(entity, kind, changed)
 
 
 def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: str) -> None:

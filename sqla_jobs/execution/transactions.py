@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import psycopg
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
@@ -47,9 +48,9 @@ _UNUSED = "sqla_jobs.unused"
 
 @cache
 def _listen_to_sessions() -> None:
-    sa.event.listen(Session, "after_begin", _note_connection)
+    event.listen(Session, "after_begin", _note_connection)
     # before the application's listeners, which may raise
-    sa.event.listen(Session, "after_commit", _note_commit, insert=True)
+    event.listen(Session, "after_commit", _note_commit, insert=True)
 
 
 def _note_connection(session: Session, transaction: SessionTransaction, connection: sa.Connection) -> None:
@@ -331,11 +332,11 @@ class LazyTransactions(WorkerTransactions):
     @contextmanager
     def begin(self) -> Generator[Session]:
         with super().begin() as session:
-            sa.event.listen(session, "after_begin", self._after_begin)  # after the application's listeners
+            event.listen(session, "after_begin", self._after_begin)  # after the application's listeners
             try:
                 yield session
             finally:  # the factory may return the same session again
-                sa.event.remove(session, "after_begin", self._after_begin)
+                event.remove(session, "after_begin", self._after_begin)
                 session.info.pop(_UNUSED, None)
 
     def _begin(self, session: Session) -> None:

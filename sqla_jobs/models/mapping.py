@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import foreign, registry, relationship
 from sqlalchemy.sql.visitors import iterate
@@ -189,7 +190,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         positions=positions,
         run_ids=run_ids,
     )
-    sa.event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
+    event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
     return models
 
 

@@ -11,6 +11,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation, LockNotAvailable
 from psycopg.pq.abc import PGresult
+from sqlalchemy import event
 
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost, RowHeld
@@ -203,11 +204,11 @@ class EndingElsewhere(Ending):
         self._store_by = store
 
     def __enter__(self) -> Self:
-        sa.event.listen(self._connection, "commit", self._before_own)
+        event.listen(self._connection, "commit", self._before_own)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        sa.event.remove(self._connection, "commit", self._before_own)
+        event.remove(self._connection, "commit", self._before_own)
         super().__exit__(kind)
 
     def _store(self) -> str | None:

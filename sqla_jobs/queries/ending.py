@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from sqla_jobs.errors import JobsError
 
@@ -32,7 +33,7 @@ class Ending(AbstractContextManager["Ending"]):
         """Register another of the session's connections. The connection to the jobs' database is ignored."""
         if connection is not self._connection:
             self._others.append(connection)
-            sa.event.listen(connection, "commit", self._before)
+            event.listen(connection, "commit", self._before)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and not self.has_committed:

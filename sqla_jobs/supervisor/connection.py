@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
+from sqlalchemy import event
 
 from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
@@ -209,7 +209,7 @@ class ChildHost:
                 parameters |= {name: self.address.get(name) for name in ("host", "hostaddr", "port")}
             self._parent.send(Address(tables, parameters, session_of(connection), sessions, identity))
 
-        sa.event.listen(engine, "connect", send_address)
+        event.listen(engine, "connect", send_address)
         with engine.connect() as connection:
             send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
