@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import numbers
@@ -23,7 +23,7 @@ class Counted(NamedTuple):
 class CountBatches(Statement):
     """Count the jobs of some batches by state, in one pass over an index. Batches that do not exist are left out."""
 
-    text = """
+    text: ClassVar[str] = """
         SELECT b.id, b.name, CAST(extract(epoch FROM clock_timestamp() - b.created_at) AS float8),
           (SELECT coalesce(jsonb_object_agg(s.state, s.number), '{}') FROM (
              SELECT j.state, count(*) AS number FROM $jobs j WHERE j.batch_id = b.id GROUP BY j.state) s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -24,7 +24,7 @@ AFTER_ALL = 2147483647
 class AddEdges(Statement):
     """Insert the edges of new jobs: one for each job or batch that they are enqueued after."""
 
-    text = """
+    text: ClassVar[str] = """
         INSERT INTO $edges (job_id, place, needs_id, batch_id)
         SELECT j.id, n.place, n.needs_id, n.batch_id
         FROM $jobs j CROSS JOIN unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[]))
@@ -46,7 +46,7 @@ class HangsOn(Statement):
     Jobs that other transactions have not committed are not seen: `sqla-jobs doctor` finds the circles that these make.
     """
 
-    text = """
+    text: ClassVar[str] = """
         WITH RECURSIVE above (job_id, batch_id) AS (
             SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:batches AS bigint[]))
           UNION
@@ -70,7 +70,7 @@ class LockDependents(Statement):
     Also keep all their batches from being closed by workers: a job that is not committed yet may wait for one.
     """
 
-    text = read("lock_dependents")
+    text: ClassVar[str] = read("lock_dependents")
     pieces: Mapping[str, str] = MappingProxyType(
         {
             "dependents": """
@@ -99,7 +99,7 @@ class Revive(Statement):
     Of several jobs with the same unique key, only the newest is blocked again.
     """
 
-    text = read("revive")
+    text: ClassVar[str] = read("revive")
     pieces: Mapping[str, str] = MappingProxyType(
         {
             "has_arguments": "jsonb_typeof(j.args) = 'object' AND j.args <> CAST(:erased AS jsonb)",
@@ -117,7 +117,7 @@ class Revive(Statement):
 class WaitAgain(Statement):
     """Block retried jobs, which are queued or scheduled, if a job that they were enqueued after is live."""
 
-    text = f"""
+    text: ClassVar[str] = f"""
         UPDATE $jobs j SET state = 'blocked', waits_for = n.id, waits_at = n.place
         FROM $jobs w CROSS JOIN LATERAL (
           SELECT p.id, e.place FROM $edges e JOIN $jobs p ON p.id = e.needs_id
@@ -141,7 +141,7 @@ class MarkDeleted(Statement):
     """
 
     # an edge without a job or batch stands for a deleted job; its place is the last one, which is always looked at
-    text = f"""
+    text: ClassVar[str] = f"""
         INSERT INTO $edges (job_id, place)
         SELECT DISTINCT e.job_id, {AFTER_ALL} FROM $edges e JOIN $jobs j ON j.id = e.job_id
         WHERE e.batch_id = ANY (CAST(:batches AS bigint[])) AND j.state = ANY (CAST(:states AS text[]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -99,7 +99,7 @@ ERASED_WITH_JOBS = """of_runs AS (
 class EraseRunning(Statement):
     """Erase a job that is about to succeed, and its earlier runs, in the transaction of the current run."""
 
-    text = f"""
+    text: ClassVar[str] = f"""
         WITH done AS (
             UPDATE $jobs j SET {ERASED_ON_SUCCESS} WHERE $has_lease RETURNING j.id
         ), {ERASED_WITH_JOBS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import ClassVar
 from uuid import UUID
 
 from sqla_jobs.queries.erasing import ERASED_ON_SUCCESS, ERASED_WITH_JOBS, NO_RUN_IS_LOCKED
@@ -21,7 +22,7 @@ DELIVERED_WITHIN = 10.0
 class _StoreEnds(RenderedStatement):
     """Store the end of each attempt whose lease is valid and whose job is not locked. Replace taken run ids."""
 
-    text = read("finish")
+    text: ClassVar[str] = read("finish")
     pieces: Mapping[str, str] = MappingProxyType(
         {
             "expiry": EXPIRY.type,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
@@ -21,7 +21,7 @@ from sqla_jobs.queries.values import ALL, MANY, Among, Rescued
 class Rescue(Statement):
     """Rescue running jobs whose process has no row, and store a `lost` run for each job."""
 
-    text = read("rescue")
+    text: ClassVar[str] = read("rescue")
 
     def __call__(self, connection: SqlConnection, *, limit: int = MANY, among: Among = ALL) -> list[Rescued]:
         return [Rescued(*row) for row in self._rows(connection, {"limit": limit, **among.parameters()})]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
@@ -84,7 +84,7 @@ class Settled(NamedTuple):
 class LockWatchers(Statement):
     """Lock jobs that watch a job that has ended or been deleted. Skip jobs that are already locked."""
 
-    text = read("lock_watchers")
+    text: ClassVar[str] = read("lock_watchers")
     pieces: Mapping[str, str] = MappingProxyType(
         {
             "ended_prerequisites": _ENDED_PREREQUISITES,
@@ -138,7 +138,7 @@ class Judge(Statement):
     Workers can still run the locked jobs.
     """
 
-    text = read("judge")
+    text: ClassVar[str] = read("judge")
     pieces: Mapping[str, str] = MappingProxyType(
         {
             **_NEXT,
@@ -173,7 +173,7 @@ class Settle(Statement):
     The caller has locked the jobs, and the batches in `locked`.
     """
 
-    text = read("settle")
+    text: ClassVar[str] = read("settle")
     pieces: Mapping[str, str] = MappingProxyType(
         {**_NEXT, "edges_of_w": "(SELECT * FROM $edges e WHERE e.job_id = w.id) e"}
     )
@@ -197,7 +197,7 @@ class Blocked(NamedTuple):
 class Look(Statement):
     """Look at all blocked jobs."""
 
-    text = """
+    text: ClassVar[str] = """
         SELECT EXISTS (SELECT FROM $jobs w WHERE w.state = 'blocked' AND w.waits_for IS NOT NULL),
           ARRAY(SELECT DISTINCT waits_for FROM ($ended_prerequisites
             ORDER BY d.waits_for LIMIT :many) ended ORDER BY 1),

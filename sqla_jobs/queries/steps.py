@@ -9,7 +9,7 @@ So if a COMMIT that was given up arrives late, it cannot store a step for a seco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
 
@@ -75,7 +75,7 @@ class StepQueries:
 class LoadSteps(Statement):
     """Read the steps of a job."""
 
-    text = """
+    text: ClassVar[str] = """
         SELECT s.name, CAST(s.kind AS text), s.run_id, s.finished_at IS NOT NULL, CAST(s.result AS text)
         FROM $steps s WHERE s.job_id = CAST(:of_job AS bigint) ORDER BY s.number, s.started_at"""
 
@@ -87,7 +87,9 @@ class LoadSteps(Statement):
 class HoldLease(Statement):
     """Lock a running job if the lease is still valid."""
 
-    text = "SELECT j.id FROM $jobs j WHERE $has_lease AND $committed_to_disk FOR NO KEY UPDATE SKIP LOCKED"
+    text: ClassVar[str] = (
+        "SELECT j.id FROM $jobs j WHERE $has_lease AND $committed_to_disk FOR NO KEY UPDATE SKIP LOCKED"
+    )
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -101,7 +103,7 @@ class HoldLease(Statement):
 class _IsLeased(Statement):
     """Look why no row was locked."""
 
-    text = "SELECT j.id FROM $jobs j WHERE $has_lease AND $committed_to_disk"
+    text: ClassVar[str] = "SELECT j.id FROM $jobs j WHERE $has_lease AND $committed_to_disk"
 
     def __call__(self, connection: sa.Connection, lease: Lease | Claimed) -> bool:
         """Return False if the lease is lost. Otherwise the row was skipped, and `RowHeld` is raised."""
@@ -125,7 +127,7 @@ class NewStep(NamedTuple):
 class RecordStep(Statement):
     """Store the result of a step, unless another transaction holds the job's row."""
 
-    text = read("record_step")
+    text: ClassVar[str] = read("record_step")
 
     _skip_locked = " SKIP LOCKED"
 
@@ -165,7 +167,7 @@ class RecordStepInSession(RecordStep):
 class TimesSnoozed(Statement):
     """Count how often an attempt was put back with an error, such as since another transaction held the job's row."""
 
-    text = """
+    text: ClassVar[str] = """
         SELECT count(*) FROM $runs r JOIN $jobs j ON j.id = r.job_id
         WHERE r.job_id = CAST(:of_job AS bigint) AND r.attempt = CAST(:of_attempt AS bigint)
           AND r.outcome = 'snoozed' AND r.error_type = CAST(:of_type AS text) AND $of_this_job"""
@@ -179,7 +181,7 @@ class TimesSnoozed(Statement):
 class LookAtWait(Statement):
     """Read a sleep or wait. The job's row is already locked."""
 
-    text = f"""
+    text: ClassVar[str] = f"""
         SELECT {_WAIT}
         FROM $steps s CROSS JOIN (
           SELECT clock_timestamp() + CAST(:ahead AS float8) * INTERVAL '1 second' AS now OFFSET 0) c
@@ -194,7 +196,7 @@ class LookAtWait(Statement):
 class OpenWait(Statement):
     """Begin a sleep or wait. The job's row is already locked."""
 
-    text = f"""
+    text: ClassVar[str] = f"""
         WITH s AS (
             INSERT INTO $steps (job_id, name, kind, number, run_id, until)
             VALUES (CAST(:of_job AS bigint), CAST(:step AS text), CAST(:step_kind AS text),
@@ -223,7 +225,7 @@ class OpenWait(Statement):
 class EndWait(Statement):
     """End a sleep or wait. The job's row is already locked."""
 
-    text = """
+    text: ClassVar[str] = """
         UPDATE $steps SET finished_at = clock_timestamp(), kind = CAST(:step_kind AS text),
           result = CAST(CAST(:step_result AS text) AS jsonb)
         WHERE job_id = CAST(:of_job AS bigint) AND name = CAST(:step AS text)"""
@@ -239,7 +241,7 @@ class EndWait(Statement):
 class TakeSignal(Statement):
     """Take the oldest signal with a given name from a job whose row is locked."""
 
-    text = """
+    text: ClassVar[str] = """
         DELETE FROM $signals WHERE id = (
           SELECT min(s.id) FROM $signals s WHERE s.job_id = CAST(:of_job AS bigint) AND s.name = CAST(:signal AS text))
         RETURNING coalesce(CAST(payload AS text), 'null')"""
@@ -253,7 +255,7 @@ class TakeSignal(Statement):
 class PutOff(Statement):
     """Make a job due when its sleep or wait ends."""
 
-    text = """
+    text: ClassVar[str] = """
         UPDATE $jobs j SET run_at = coalesce(s.until, 'infinity') FROM $steps s
         WHERE j.id = CAST(:of_job AS bigint) AND j.state = 'scheduled'
           AND s.job_id = j.id AND s.name = CAST(:step AS text)"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from sqla_jobs.queries.values import RunEnd, in_order, numbers, of_lease, texts
 class SucceedMany(Statement):
     """Store ends whose lease is still valid and whose row is not locked. The row count is the number of stored ends."""
 
-    text = read("succeed_many")
+    text: ClassVar[str] = read("succeed_many")
 
     def __call__(self, connection: sa.Connection | Session, ends: Sequence[RunEnd]) -> int:
         """Store the ends of successful runs of one process. Return the number of stored ends."""
@@ -41,7 +41,7 @@ class SucceedOne(Statement):
     SQL of another answer about the stored runs.
     """
 
-    text = read("succeed_one")
+    text: ClassVar[str] = read("succeed_one")
 
     def __init__(self, tables: Tables, lock_timeout: float | None = None, answer: str = "count(*)") -> None:
         super().__init__(tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy.orm import make_transient_to_detached
 
@@ -21,7 +21,7 @@ class ReadResults(Statement):
     Only succeeded jobs of the given tasks count, each once, even if its batch is also in `after`.
     """
 
-    text = """
+    text: ClassVar[str] = """
         SELECT r.result FROM (
           SELECT p.id, min(p.place) AS place FROM (
             SELECT e.place, p.id, p.task, p.state FROM $edges e JOIN $jobs p ON p.id = e.needs_id
@@ -43,7 +43,7 @@ class ReadResults(Statement):
 class ReadBatch(Statement):
     """Return the id of a job's batch, or None."""
 
-    text = "SELECT j.batch_id FROM $jobs j WHERE j.id = :job_id"
+    text: ClassVar[str] = "SELECT j.batch_id FROM $jobs j WHERE j.id = :job_id"
 
     def __call__(self, connection: SqlConnection, job_id: int) -> int | None:
         rows = self._rows(connection, {"job_id": job_id})

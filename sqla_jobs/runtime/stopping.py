@@ -19,6 +19,8 @@ _STEP = 0.2
 """The longest time, in seconds, that a waiting thread takes to notice a signal."""
 _replaced: list[Mapping[int, Any]] = []
 """The handlers that `handled` has replaced, by signal, the outermost block first."""
+_masks = threading.local()
+"""Each thread's signal mask before the fork that it is about to make."""
 
 
 class StopRequest(threading.Event):
@@ -71,14 +73,24 @@ def _restore(handlers: Mapping[int, Any]) -> None:
         signal.signal(number, handler)
 
 
+def _hold_back() -> None:
+    """Let no signal reach this thread, and thus a new process, where Python would lose it before `_restore_all`."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {number for one in _replaced for number in one})
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
 def _restore_all() -> None:
     for handlers in reversed(_replaced):
         _restore(handlers)
+    _let_through()
 
 
 @cache
 def _restore_after_forks() -> None:
-    os.register_at_fork(after_in_child=_restore_all)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_restore_all)
 
 
 @contextmanager

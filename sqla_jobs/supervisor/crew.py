@@ -60,9 +60,9 @@ class Crew:
 
         Before that, an error which only a person can correct ends the parent.
         """
-        self.has_failed = False
+        self.has_failed: bool = False
         """True if the queues could not be drained."""
-        self.runs = 0
+        self.runs: int = 0
         """The number of runs by children that have drained their queues."""
         self._setup = setup
         self._counters = counters

@@ -212,9 +212,10 @@ class DatabaseWorker:
             engines.main, queries, services.set_aside, settled=self._on_settled
         )
         services.lookout = self._lookout = host.lookout(services, tasks)
-        services.resolver = self.resolver = JobResolver(
+        self.resolver: JobResolver = JobResolver(
             engines.main, queries, patience=settings.patience, poll=settings.poll, claim=self._on_queued
         )
+        services.resolver = self.resolver
         self._backfill = Backfill(
             queries,
             engines.claims.begin,

@@ -107,7 +107,7 @@ def test_it_is_rolled_back_when_its_end_cannot_be_stored(
     plain = SucceedOne.parameters
 
     def of_another_run(end: RunEnd) -> dict[str, Any]:
-        return plain(end) | {"run_id": end.lease.run_id + 1}
+        return plain(end) | {"lease_run_id": end.lease.run_id + 1}
 
     monkeypatch.setattr(SucceedOne, "parameters", of_another_run)
     worker.start()

@@ -151,7 +151,7 @@ def test_all_is_aborted_where_the_end_cannot_be_stored(session: Session, monkeyp
     plain = SucceedOne.parameters
 
     def of_another_run(end: RunEnd) -> dict[str, Any]:
-        return plain(end) | {"run_id": end.lease.run_id + 1}
+        return plain(end) | {"lease_run_id": end.lease.run_id + 1}
 
     monkeypatch.setattr(SucceedOne, "parameters", of_another_run)
     job = jobs.tasks["record"].enqueue(session, n=1)

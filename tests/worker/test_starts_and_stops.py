@@ -113,6 +113,7 @@ def test_a_stop_whose_part_fails_ends_the_others_and_raises_the_error_at_the_end
 def test_a_stop_ends_in_time_while_the_server_is_silent(engine: Engine) -> None:
     """Claims, ends and heartbeats wait for answers, and a job waits for something else."""
     shop.Base.metadata.create_all(engine)
+    shop.gate.clear()
     address = engine.url
     with Proxy((str(address.host), address.port or 5432)) as proxy:
         behind = create_engine(address.set(host="127.0.0.1", port=proxy.port))
