@@ -101,10 +101,10 @@ def _is_of_database(error: Exception) -> bool:
 class NotBegun(Exception):
     """The task's code did not begin, for a reason outside the task. The job is released."""
 
-    def __init__(self, reason: str, delay: float | None) -> None:
+    def __init__(self, reason: str, delay: float) -> None:
         super().__init__(reason)
-        self.delay: float | None = delay
-        """Seconds until the job is due again; `None` for immediately."""
+        self.delay: float = delay
+        """Seconds until the job is due again."""
 
 
 class RaisedAfterCommit(Exception):

@@ -28,7 +28,7 @@ from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.limits import described
-from sqla_jobs.rules.outcomes import EXPIRY, MISFIT, RunOutcome
+from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
 from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
@@ -113,8 +113,6 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         if last.error:
             error = jobs.tasks.secrets(row.task, row.args_text).text(last.error)
             yield f"Its last run put it off: {error[:1000]}."
-        if last.error_type == MISFIT:
-            yield from _misfits(session, jobs, row)
     else:
         yield f"It is not due before {when}."
 

@@ -108,6 +108,7 @@ def test_a_job_that_old_code_cannot_run_is_given_back_for_30_seconds_uncharged(
     with old.worker():
         wait_until(lambda: now(session, new, job) == ("scheduled", 0, ["snoozed"]))
         assert job.run_at - job.runs[0].finished_at == timedelta(seconds=30)
+        assert sum("do not fit the code of" in why for why in new.why(session, job)) == 1
         also = enqueue(new, session, "plain", a=1)
         wait_until(lambda: now(session, new, also) == ("succeeded", 1, ["succeeded"]))
     make_due(session, new)
