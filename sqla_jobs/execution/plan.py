@@ -148,7 +148,7 @@ class Plan:
     def _call(self, attempt: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
         timeout = self.timeout if attempt.job.timeout is None else attempt.job.timeout
         if timeout is not None:
-            self._limit(attempt, time.monotonic() + timeout)
+            self._limit(attempt, timeout)
         if self._wants_context:
             attempt.progressed = self._progressed
             attempt.make_steps = self._make_steps
@@ -172,12 +172,12 @@ class Plan:
             raise UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
         return ERASED if self._erases else Outcome.succeeded(encoded)
 
-    def _limit(self, attempt: Attempt, deadline: float) -> None:
-        attempt.deadline = deadline
+    def _limit(self, attempt: Attempt, timeout: float) -> None:
+        attempt.deadline = deadline = time.monotonic() + timeout
         if attempt.context is not None:
             attempt.context.deadline = deadline
         if attempt.slot is not None:
-            attempt.slot.expire(deadline, self.outcome_of(TimedOut(), attempt, at=deadline).delay)
+            attempt.slot.expire(deadline, timeout, self.outcome_of(TimedOut(), attempt, at=deadline).delay)
 
     def outcome_of(self, error: BaseException, attempt: Attempt, *, at: float | None = None) -> Outcome:
         """Return the outcome of a run that raised `error`. In a forecast, `at` is the time of the error."""

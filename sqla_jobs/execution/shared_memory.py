@@ -19,6 +19,7 @@ class _Run(ctypes.Structure):
         ("claimed_at", ctypes.c_double),
         ("started_at", ctypes.c_double),
         ("deadline", ctypes.c_double),
+        ("timeout", ctypes.c_double),
         ("delay", ctypes.c_double),
         ("run_id", ctypes.c_int64),
     )
@@ -49,6 +50,8 @@ class Entry:
     started_at: float
     deadline: float
     """0 if there is no deadline; infinite while only the library's code runs, and after the end of the task's code."""
+    timeout: float
+    """The task's timeout in seconds, as declared or given. Without meaning if there is no deadline."""
     delay: float | None
     """Seconds until the next attempt if this one exceeds its deadline. `None` if this is the last attempt."""
     run_id: int
@@ -74,8 +77,12 @@ class RunSlot:
         run.deadline, run.delay = 0.0, _NEVER
         run.run_id = run_id
 
-    def expire(self, deadline: float, delay: float | None) -> None:
-        """Allow the parent to kill the process after `deadline`. The run is then retried after `delay`, or never."""
+    def expire(self, deadline: float, timeout: float, delay: float | None) -> None:
+        """Allow the parent to kill the process after `deadline`, which the task's `timeout` has set.
+
+        The run is then retried after `delay`, or never.
+        """
+        self._run.timeout = timeout
         self._run.delay = _NEVER if delay is None else delay
         self._run.deadline = deadline
 
@@ -124,7 +131,7 @@ class StartedRuns:
             if run_id:
                 run = self._memory.runs[place]
                 delay = None if run.delay == _NEVER else run.delay
-                yield Entry(run.job_id, run.claimed_at, run.started_at, run.deadline, delay, run_id)
+                yield Entry(run.job_id, run.claimed_at, run.started_at, run.deadline, run.timeout, delay, run_id)
 
     def revoke(self, moment: float) -> None:
         """Forbid jobs that were claimed before `moment` to begin. Only the parent calls this.

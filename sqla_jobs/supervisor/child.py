@@ -218,9 +218,8 @@ class ChildProcess:
             return Outcome.lost(Failure("Cancel", stopped))
         if killed is None or entry.run_id not in killed.overdue or not entry.deadline:
             return Outcome.lost(Failure("Lost", f"process {self.pid} {self.how_it_ended()} before the job ended"))
-        timeout = round(entry.deadline - entry.started_at, 2)  # the run began a moment before its deadline was set
-        said = f"ran longer than its timeout of {timeout:g} s and could not be interrupted, so its process was killed"
-        failure = Failure("TimeoutError", said)
+        said = f"ran longer than its timeout of {entry.timeout:g} s and could not be interrupted"
+        failure = Failure("TimeoutError", f"{said}, so its process was killed")
         return Outcome.failed(failure) if entry.delay is None else Outcome.retried(entry.delay, failure)
 
 
