@@ -42,10 +42,10 @@ from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.value_checks import check_text
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.declaration import TaskOptions, declare
-from sqla_jobs.tasks.encryption import EncryptionKeys, KeyRing
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import E, EventName, H, Hooks, M, S, W, event_names
+from sqla_jobs.tasks.key_ring import EncryptionKeys, KeyRing
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session, plain_session, session_at
@@ -78,7 +78,7 @@ class Jobs(Bound, Generic[J]):
       does not.
     - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
       caller's session and needs none. Several databases are given by name, as for `bind`.
-    - `encryption_keys`: Fernet keys for tasks with `encrypted=`, or a function that returns them. The first key
+    - `encryption_keys`: Fernet keys for values of the type `Encrypted`, or a function that returns them. The first key
       encrypts, and each of them decrypts. By default the environment variable `SQLA_JOBS_KEYS` holds them, separated by
       commas. A function is called at each use, so let it return what it remembers.
 
@@ -440,15 +440,6 @@ class Jobs(Bound, Generic[J]):
         if isinstance(job, BatchMixin):
             return await last_update_async(self.follow(job, timeout=timeout))
         return await wait_async(self._of(job)._binding().engine, self._models, job, timeout)
-
-    def decrypted(self, stored: Any, /) -> Any:
-        """Return what a job, run or step stores, decrypted: `job.args`, `job.result`, `run.error`, `step.result`.
-
-        - `stored`: the value of the column. A value that is not encrypted is returned unchanged.
-
-        Raises `Undecryptable` for a value whose key this process lacks.
-        """
-        return self._keys.decrypted(stored)
 
     def batch(self, session: AnySession, /, *, name: str = "") -> BatchMixin:
         """Add a batch to the caller's session. Jobs join it with `options(batch=…)`, and other jobs can run after it.

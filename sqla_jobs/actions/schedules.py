@@ -148,7 +148,6 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     check_json("args", found["args"])
     if task in tasks:
         declaration = tasks[task]._declaration
-        if declaration.encryption is not None:
-            declaration.encryption.refuse_in_schedule(found["args"])
+        declaration.codec.refuse_secrets(found["args"])
         declaration.codec.decode(json.dumps(found["args"]))
     return found

@@ -16,6 +16,7 @@ from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries import signals as queries
 from sqla_jobs.queries.change_jobs import hold
 from sqla_jobs.rules.value_checks import check_name
+from sqla_jobs.tasks.encryption import sealed_payload
 from sqla_jobs.tasks.values import encode_payload
 
 
@@ -44,9 +45,7 @@ def send(it: Changing, job: JobMixin | int, name: str, payload: Any) -> bool:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     if held.state in ENDED:
         return False
-    if (encryption := it.tasks.encryption(held.task)) is not None:
-        encoded = encryption.text(encoded)
-    queries.store(session, models, job_id, name, encoded)
+    queries.store(session, models, job_id, name, sealed_payload(encoded, it.tasks.encryption(held.task), name))
     if queries.wake(session, models, job_id, name):
         after_commit(session, models.Job, models.channel, "")
         known = known_row(session, models.Job, job_id)

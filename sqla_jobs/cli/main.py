@@ -31,7 +31,6 @@ COMMANDS = {
     "reschedule": ("jobs.reschedule", "Change the due time of waiting jobs."),
     "resume": ("pausing.resume", "Resume a paused QUEUE or task."),
     "retry": ("jobs.retry", "Queue ended, scheduled or blocked jobs."),
-    "rotate-keys": ("encryption.rotate_keys", "Encrypt with the first key what older keys have encrypted."),
     "schedule": ("schedules.schedule", "List and change schedules: cron rules that enqueue jobs."),
     "show": ("reading.show", "Show a job: its arguments, its steps, and every run with its error."),
     "signal": ("jobs.signal", "Send a signal to a job, which receives it by run.wait_for."),

@@ -205,8 +205,6 @@ class Attempt:
 
     def publish(self, fraction: float, message: str | None) -> None:
         said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
-        if said is not None and self.declaration is not None and self.declaration.encryption is not None:
-            said = self.declaration.encryption.text(said)
         self.progress = (fraction, said)
         if self.progressed is not None:
             self.progressed()

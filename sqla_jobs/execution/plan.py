@@ -31,7 +31,6 @@ from sqla_jobs.rules.outcomes import (
     decide,
 )
 from sqla_jobs.rules.redaction import NOTHING
-from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.run_context import RunContext
@@ -95,8 +94,7 @@ class Plan:
         self._awaited = awaited if declaration.signature.is_coroutine else ()
         self._wants_context = declaration.signature.wants_context
         self._erases = declaration.retention.erases
-        self._encryption = declaration.encryption
-        self._encode = encode_result if self._encryption is None else self._encryption.encode_result
+        self._encode = declaration.encode_result
         self._ended_well = ERASED if self._erases else SUCCEEDED
         """The outcome of a run that returned `None`."""
         self._begins = begins
@@ -135,7 +133,7 @@ class Plan:
     def _arguments(self, attempt: Attempt) -> dict[str, Any]:
         try:
             return self._read(attempt.job.args)
-        except (ValueError, Undecryptable):
+        except (ValueError, ArgumentsError, Undecryptable):
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
@@ -196,10 +194,7 @@ class Plan:
             return replace(Outcome.snoozed(_HELD_AGAIN), failure=Failure.of(error))
         if isinstance(error, Undecryptable):
             return replace(Outcome.snoozed(_KEYS_AGAIN), failure=Failure(KEY_MISSING, str(error)))
-        outcome = self._outcome_of_task(error, attempt, at)
-        if self._encryption is None or outcome.failure is None or at is not None:
-            return outcome
-        return replace(outcome, failure=self._encryption.failure(outcome.failure))
+        return self._outcome_of_task(error, attempt, at)
 
     def _times(self, attempt: Attempt, error_type: str) -> int:
         return 0 if self._times_snoozed is None else self._times_snoozed(attempt, error_type)

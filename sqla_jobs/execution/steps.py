@@ -42,7 +42,7 @@ from sqla_jobs.models.types import StepKind
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.steps import StoredStep
 from sqla_jobs.rules.value_checks import check_name, check_seconds
-from sqla_jobs.tasks.encryption import EncryptingValueCodec
+from sqla_jobs.tasks.encryption import value_codec
 from sqla_jobs.tasks.signature import Signature
 from sqla_jobs.tasks.steps import Misuse
 from sqla_jobs.tasks.values import DISCARDED, ValueCodec, returned_type
@@ -100,7 +100,7 @@ class RunSteps:
             )
             raise Misuse(f"{self._said(name)} calls {function_kind}, and {self._attempt.job.task} {other}")
         try:
-            codec = self._codec(f"the result of {self._said(name)}", returned_type(function))
+            codec = self._codec(f"the result of {self._said(name)}", returned_type(function), name)
         except (ArgumentsError, DeclarationError) as error:
             raise UnstorableResult(str(error)) from None
         return self._begun(self._call(name, partial(function, *args, **kwargs), codec))
@@ -176,7 +176,7 @@ class RunSteps:
         while step in self._used:  # several signals of one name are received one by one
             times += 1
             step = f"{name} ({times})"
-        return self._codec(f"{what} to job {self._attempt.job.job_id}", kind), seconds, step
+        return self._codec(f"{what} to job {self._attempt.job.job_id}", kind, name), seconds, step
 
     def _told(self, name: str, received: Received) -> Any:
         if received.kind == StepKind.timeout:
@@ -185,11 +185,10 @@ class RunSteps:
 
     # values
 
-    def _codec(self, what: str, expected: Any) -> ValueCodec:
+    def _codec(self, what: str, expected: Any, name: str) -> ValueCodec:
         declaration = self._attempt.declaration
-        if declaration is None or declaration.encryption is None:
-            return ValueCodec(what, expected)
-        return EncryptingValueCodec(what, expected, declaration.encryption)
+        assert declaration is not None, "the attempt has begun"
+        return value_codec(what, expected, declaration.encryption, name)
 
     # known steps
 

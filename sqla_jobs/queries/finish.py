@@ -37,7 +37,7 @@ class _StoreEnds(RenderedStatement):
         """Return fates by run id. An end that is stored unchanged has none. `Finish` explains the fates."""
         leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
         processes = {lease.process_id: str(lease.process_id) for lease in leases}
-        failures = [outcome.failure and outcome.failure.as_stored for outcome in outcomes]
+        failures = [outcome.failure for outcome in outcomes]
         values = {
             "job_ids": numbers([lease.job_id for lease in leases]),
             "run_ids": numbers([lease.run_id for lease in leases]),

@@ -119,13 +119,6 @@ class Failure:
     type: str
     message: str
     traceback: str | None = None
-    stored: Failure | None = None
-    """The failure as it is stored, if its texts are encrypted there."""
-
-    @property
-    def as_stored(self) -> Failure:
-        """The failure as it is stored."""
-        return self.stored or self
 
     @property
     def is_expected(self) -> bool:

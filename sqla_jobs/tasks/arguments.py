@@ -7,25 +7,26 @@ import inspect
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, ClassVar, NotRequired, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NotRequired, cast, get_origin
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
-from typing_extensions import TypedDict, is_typeddict
+from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
 from sqla_jobs.tasks.error_paths import declared_kind, declared_path, field_names
+from sqla_jobs.tasks.secret_type import holds_secret
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
+from sqla_jobs.tasks.type_parts import parts_of
 
 MAX_BYTES = 1024 * 1024
 _RETURN = "return plain JSON, or nothing"
@@ -44,6 +45,11 @@ _CONFIG = ConfigDict(
 
 class Codec:
     """Encodes one task's arguments as JSON, and decodes them, according to their annotated types."""
+
+    _context: ClassVar[str | None] = None
+    """How secrets are written as JSON."""
+    _secret: frozenset[str] = frozenset()
+    """The arguments whose types hold secrets, as found when the task was declared."""
 
     def __init__(self, task: str, signature: Signature, sensitive: frozenset[str]) -> None:
         self._task = task
@@ -68,7 +74,11 @@ class Codec:
                 f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
                 "take its key as a plain argument, and load it in the task"
             )
+        self.refuse_secrets(values)
         return self._encoded(values)[0]
+
+    def refuse_secrets(self, names: Iterable[str]) -> None:
+        """Raise `ArgumentsError` if the argument of one of these names is encrypted."""
 
     def _with_keys(self, session: Session, values: Mapping[str, Any]) -> Mapping[str, Any]:
         rows = ((name, entity) for name, entity in self.entities.items() if name in values)
@@ -114,6 +124,9 @@ class Codec:
             if stored == checked:  # texts and whole numbers need no second, typed decoding
                 return encoded, stored
         self._refuse_changed(checked, encoded)
+        return self._as_stored(checked, encoded)
+
+    def _as_stored(self, checked: dict[str, Any], encoded: bytes) -> tuple[bytes, dict[str, Any]]:
         return encoded, from_json(encoded)
 
     @property
@@ -158,7 +171,9 @@ class Codec:
 
     def _dump(self, checked: dict[str, Any]) -> bytes:
         try:
-            return self._adapter.serializer.to_json(checked, round_trip=True, by_alias=True, warnings=False)
+            return self._adapter.serializer.to_json(
+                checked, round_trip=True, by_alias=True, warnings=False, context=self._context
+            )
         except (ValueError, TypeError, RecursionError) as error:
             if len(checked) == 1:
                 (name,) = checked
@@ -219,6 +234,11 @@ class Codec:
                 raise DeclarationError(
                     f"{self._where(name)} turned out to be a {annotation.__name__}, which was not known when the task "
                     "was declared: import that name before the task, not only under TYPE_CHECKING"
+                )
+            if holds_secret(annotation) and name not in self._secret:
+                raise DeclarationError(
+                    f"{self._where(name)} turned out to hold Encrypted, which was not known when the task was "
+                    "declared: define or import its type before the task"
                 )
         return found
 
@@ -282,24 +302,13 @@ class _Schema(GenerateJsonSchema):
 
 def refuse_ordered(annotation: Any) -> None:
     """Raise `DeclarationError` for a type that is or contains an `OrderedDict`, whose order would be lost."""
-    left, seen = [annotation], set[int]()
-    while left:
-        one = left.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        origin = get_origin(one) or one
-        if isinstance(origin, type):
-            if issubclass(origin, OrderedDict):
-                raise DeclarationError(
-                    f"the database does not keep the order of the keys of {one!r:.100}: take a list of pairs, such as "
-                    "list[tuple[str, int]]"
-                )
-            if is_dataclass(origin) or is_typeddict(origin) or issubclass(origin, BaseModel):
-                with suppress(Exception):  # a name is not defined yet
-                    left += [hint for hint in get_type_hints(origin).values() if get_origin(hint) is not ClassVar]
-        of_alias = (getattr(one, name, None) for name in ("__supertype__", "__value__"))
-        left += [*get_args(one), *(part for part in of_alias if part is not None)]
+    for part in parts_of(annotation):
+        origin = get_origin(part) or part
+        if isinstance(origin, type) and issubclass(origin, OrderedDict):
+            raise DeclarationError(
+                f"the database does not keep the order of the keys of {part!r:.100}: take a list of pairs, such as "
+                "list[tuple[str, int]]"
+            )
 
 
 def adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:

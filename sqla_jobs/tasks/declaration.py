@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, partial
@@ -14,20 +15,22 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import tenacity
 from pydantic_core import from_json, to_jsonable_python
 
-from sqla_jobs.errors import ArgumentsError, DeclarationError, Undecryptable
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError, Undecryptable
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
-from sqla_jobs.rules.limits import Gate, Limit, gates_of, titled
+from sqla_jobs.rules.limits import Gate, Limit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse, token_of
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.rules.value_checks import INSTANT, MAX_ID, check_name, check_seconds
-from sqla_jobs.tasks.arguments import Codec, decode_result, refuse_ordered
-from sqla_jobs.tasks.encryption import EncryptingCodec, Encryption, KeyRing, declared_encryption
+from sqla_jobs.tasks.arguments import Codec, decode_result, encode_result, refuse_ordered
+from sqla_jobs.tasks.encryption import Encryption, codec_of, value_codec
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
+from sqla_jobs.tasks.key_ring import KeyRing
+from sqla_jobs.tasks.secret_type import holds_secret
 from sqla_jobs.tasks.signature import Signature, inspect_target
 from sqla_jobs.tasks.unique import UniqueRule, declared_rule
 
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from sqla_jobs.tasks.task import Task
 
 log: logging.Logger = logging.getLogger("sqla_jobs")
+
+RESULT = "return"
+"""The place to which the secrets of a task's result belong. No argument has this name."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -61,9 +67,6 @@ class TaskOptions(TypedDict, total=False):
     """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
-    encrypted: Sequence[str] | bool
-    """Arguments that are encrypted in the database, or True for all. They are sensitive, too. With it, the results,
-    errors, progress and steps of the task's jobs are encrypted. An empty list only decrypts."""
     limits: Limit | Sequence[Limit]
     """Limits on the jobs that run simultaneously, or start in a period, across all workers. A job starts only if all of
     its limits allow it."""
@@ -97,7 +100,9 @@ class Declaration:
     aliases: tuple[str, ...]
     sensitive: frozenset[str]
     """The arguments that are not shown: those declared as sensitive, and the encrypted ones."""
-    encryption: Encryption | None
+    secret: frozenset[str]
+    """The arguments whose types hold `Encrypted`."""
+    encryption: Encryption
     gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
     unique: UniqueRule | None
@@ -113,8 +118,8 @@ class Declaration:
         """Return the gates of a job with these stored arguments. Raises `ArgumentsError` if making a key fails."""
         if not self.gates:
             return []
-        arguments = {**self.default_arguments, **stored}
         try:
+            arguments = {**self.default_arguments, **self.opened(stored)}
             return [gate.of(arguments) for gate in self.gates]
         except Exception as error:
             kind = type(error).__name__
@@ -179,9 +184,28 @@ class Declaration:
 
         Raises `ArgumentsError` and `Undecryptable`.
         """
-        if self.encryption is not None:
-            stored = self.encryption.ring.value(stored)
+        if self._has_secret_result:
+            stored = self.encryption.opened(stored, RESULT)
         return decode_result(self.name, stored, self.signature.result)
+
+    @cached_property
+    def _has_secret_result(self) -> bool:
+        return holds_secret(self.signature.result)
+
+    @cached_property
+    def encode_result(self) -> Callable[[Any], str | None]:
+        """The function that returns a result as JSON text, with its secrets encrypted, and None for None."""
+        if not self._has_secret_result:
+            return encode_result
+        codec = value_codec(f"the result of {self.name}", self.signature.result, self.encryption, RESULT)
+        return lambda value: None if value is None else codec.encode(value)
+
+    def opened(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return stored arguments with the secrets decrypted.
+
+        Raises `Undecryptable`, and `ArgumentsError` for what belongs elsewhere.
+        """
+        return self.encryption.arguments(self.secret, stored) if self.secret else stored
 
     def secrets(self, stored: object) -> Secrets:
         """Return the secrets in stored arguments, given decoded or as JSON text.
@@ -190,11 +214,11 @@ class Declaration:
         """
         if not self.sensitive:
             return NOTHING
-        if self.encryption is not None:
-            stored = self.encryption.readable(stored)
         values = parse(stored) if isinstance(stored, str) else stored
         if not isinstance(values, dict):
             return Secrets([values])
+        with suppress(Undecryptable, ArgumentsError):  # what cannot be read cannot be repeated
+            values = self.opened(values)
         found = [value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive]
         return Secrets(found, self.codec.field_names if self.codec.is_resolvable else ())
 
@@ -228,32 +252,27 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
     name = options.get("name", target.__name__)
     for word in (name, *aliases):
         check_name("a task name", word, error=DeclarationError)
-    is_encrypted = options.get("encrypted")
-    encrypted = frozenset[str]() if isinstance(is_encrypted, bool) else frozenset(_words("encrypted", options))
-    for option, words in (("sensitive", sensitive), ("encrypted", encrypted)):
-        if missing := words - parameters.keys():
-            known = ", ".join(parameters) or "none"
-            raise DeclarationError(
-                f"{name}: {option}={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
-            )
-    encryption = declared_encryption(name, is_encrypted, encrypted, keys, parameters)
-    if encryption is not None:
-        sensitive |= encryption.names
+    if missing := sensitive - parameters.keys():
+        known = ", ".join(parameters) or "none"
+        raise DeclarationError(
+            f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
+        )
+    encryption, secret = Encryption(keys, (name, *aliases)), secret_arguments(signature)
+    if secret or holds_secret(_resolved(lambda: signature.result)):
+        try:
+            keys.check()
+        except ConfigurationError as error:
+            raise DeclarationError(f"{name}: {error}") from None
+    sensitive |= secret
     given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts", "max_lost")}
     try:
         check_common(given)
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
-    codec = (
-        Codec(name, signature, sensitive)
-        if encryption is None
-        else EncryptingCodec(name, signature, sensitive, encryption)
-    )
+    codec = codec_of(name, signature, sensitive, encryption, secret)
     gates = gates_of(name, _limits(name, options), options.get("fair_by"), parameters, sensitive)
-    for gate in gates:
-        if encryption is not None and gate.key is not None:
-            gate.key = encryption.key(f"{name}: the key of {titled(gate.row)}", gate.key, parameters)
-    unique = declared_rule(name, options.get("unique"), parameters, sensitive, encryption)
+    opened = partial(encryption.arguments, secret) if secret else None
+    unique = declared_rule(name, options.get("unique"), parameters, sensitive, opened)
     if (delay := options.get("delay")) is not None:
         given["delay"] = timedelta(seconds=_delay(name, delay, unique))
     if (follow_up := options.get("on_failure")) is not None:
@@ -268,6 +287,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         timeout=_timeout(name, options.get("timeout")),
         aliases=aliases,
         sensitive=sensitive,
+        secret=secret,
         encryption=encryption,
         gates=gates,
         defaults={"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
@@ -392,6 +412,12 @@ def _refuse_types(task: str, codec: Codec, signature: Signature) -> None:
         elif not signature.wants_session:
             raise codec.entity_without_session(name)
     _refuse_ordered(f"{task}: the result", _resolved(lambda: signature.result))
+
+
+def secret_arguments(signature: Signature) -> frozenset[str]:
+    """Return the arguments whose types hold `Encrypted`, as far as their names are defined by now."""
+    resolved = {name: _resolved(partial(signature.annotation, name)) for name in signature.arguments.parameters}
+    return frozenset(name for name, annotation in resolved.items() if holds_secret(annotation))
 
 
 def _resolved(annotation: Callable[[], Any]) -> Any:

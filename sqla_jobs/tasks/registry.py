@@ -108,7 +108,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return NOTHING if task is None else task._declaration.secrets(arguments)
 
     def encryption(self, name: str) -> Encryption | None:
-        """Return the encryption of a task's jobs; None if the task has none, or is unknown."""
+        """Return the encryption of a task's jobs; None if the task is unknown."""
         task = self._known(name)
         return None if task is None else task._declaration.encryption
 

@@ -10,7 +10,6 @@ from pydantic_core import from_json
 
 from sqla_jobs.errors import DeclarationError
 from sqla_jobs.rules.unique import KeyMaker, Unique
-from sqla_jobs.tasks.encryption import Encryption
 
 
 class Keyed(NamedTuple):
@@ -39,17 +38,18 @@ def declared_rule(
     unique: object,
     arguments: Collection[str],
     sensitive: frozenset[str],
-    encryption: Encryption | None,
+    opened: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> UniqueRule | None:
-    """Return the rule for a task declared with `unique=`. Raises `DeclarationError`."""
+    """Return the rule for a task declared with `unique=`. Raises `DeclarationError`.
+
+    `opened` decrypts the secrets in stored arguments, if there may be any.
+    """
     if unique is None:
         return None
     if not isinstance(unique, Unique):
         raise DeclarationError(f"{task}: unique must be a Unique, such as Unique(key='account'), got {unique!r:.60}")
-    key = unique.key
-    if encryption is not None:
-        key = encryption.key(f"{task}: the key of its Unique", key, arguments)
-    return UniqueRule(unique, KeyMaker(task, key, frozenset(arguments), sensitive))
+    key_of = KeyMaker(task, unique.key, frozenset(arguments), sensitive)
+    return UniqueRule(unique, key_of if opened is None else lambda stored: key_of(opened(stored)))
 
 
 def literal_rule(policy: Unique, key: str) -> UniqueRule:

@@ -51,7 +51,7 @@ def rule_for(declaration: Declaration, options: Mapping[str, Any]) -> UniqueRule
     if given is None:
         return declared
     arguments = declaration.signature.arguments.parameters
-    return declared_rule(declaration.name, given, arguments, declaration.sensitive, declaration.encryption)
+    return declared_rule(declaration.name, given, arguments, declaration.sensitive, declaration.opened)
 
 
 def add_unique(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 from pydantic import TypeAdapter
@@ -15,6 +15,7 @@ from sqla_jobs.errors import ArgumentsError, DeclarationError, UnstorableResult
 from sqla_jobs.rules.value_checks import check_json
 from sqla_jobs.tasks.arguments import MAX_BYTES, NUL, adapter_of, as_jsonb, is_same
 from sqla_jobs.tasks.entities import entity_of, refuse_rows
+from sqla_jobs.tasks.secret_type import MARKED
 from sqla_jobs.tasks.signature import resolve
 
 _OPENING, _CLOSING = b'{"result":', b"}"
@@ -25,6 +26,8 @@ DISCARDED: str = ", and is discarded: send another"
 
 class ValueCodec:
     """Encodes values of one type as JSON text, and decodes them. `what` names the value in error messages."""
+
+    _context: ClassVar[str | None] = None
 
     def __init__(self, what: str, expected: Any) -> None:
         """Prepare for values of the type `expected`. Raises `ArgumentsError` for a type that JSON cannot hold."""
@@ -53,7 +56,7 @@ class ValueCodec:
         except ArgumentsError as error:
             raise UnstorableResult(str(error)) from None
         try:
-            whole = self._adapter.serializer.to_json({"result": value}, round_trip=True, by_alias=True, warnings=False)
+            whole = self._dump(value, self._context)
             back = self._adapter.validator.validate_json(as_jsonb(whole))["result"]
         except (ValueError, TypeError, RecursionError) as error:  # pydantic's errors are ValueErrors
             fault = _fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
@@ -67,6 +70,11 @@ class ValueCodec:
         if too_much := _too_much(encoded):
             raise UnstorableResult(f"{self._what} {too_much}")
         return encoded.decode()
+
+    def _dump(self, value: Any, context: str | None) -> bytes:
+        return self._adapter.serializer.to_json(
+            {"result": value}, round_trip=True, by_alias=True, warnings=False, context=context
+        )
 
     def decode(self, text: str | None, *, end: str = _OF_OTHER_CODE) -> Any:
         """Return the value of stored JSON text; None stands for null.
@@ -97,10 +105,12 @@ def returned_type(function: Callable[..., Any]) -> Any:
 
 
 def encode_payload(what: str, value: Any) -> str:
-    """Return a signal's payload as JSON text, encoded by pydantic. Raises `ArgumentsError`."""
+    """Return a signal's payload as JSON text, encoded by pydantic, with its secrets marked. Raises `ArgumentsError`."""
     refuse_rows(what, value, remedy="send its key")
     try:
-        encoded = to_json(value, by_alias=True, round_trip=True, inf_nan_mode="constants", bytes_mode="base64")
+        encoded = to_json(
+            value, by_alias=True, round_trip=True, inf_nan_mode="constants", bytes_mode="base64", context=MARKED
+        )
         check_json(what, from_json(encoded, allow_inf_nan=False))
     except (ValueError, TypeError, RecursionError) as error:
         raise ArgumentsError(f"{what}, a {type(value).__name__}, cannot be written as JSON: {error}") from None

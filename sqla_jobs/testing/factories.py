@@ -234,8 +234,7 @@ def _declared(
         raise error
     declaration = what._declaration
     stored = some_arguments(session, declaration, args)
-    encryption = declaration.encryption
-    values = {**what._columns, "args": stored if encryption is None else encryption.arguments(stored)}
+    values = {**what._columns, "args": stored}
     if gates := declaration.gates_of(stored):
         values |= {"gates": gates, "ordered_by": ordered_gate(gates)}
     if what._unique is not None:

@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.sharding import is_sharded, shard_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.rules.redaction import HIDDEN, is_erased
+from sqla_jobs.rules.redaction import ENCRYPTED, HIDDEN, is_erased
 from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.encryption import codec_of
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.prerequisites import name_of, named, read_after, read_batch
 
@@ -89,17 +90,12 @@ class Criteria:
             yield Compared("shards", self._shards, found, is_equal=False)
 
     def _of_arguments(self, job: JobMixin) -> Iterator[Compared]:
-        given = {**self._declaration.default_arguments, **self._readable(job)}
+        given = {**self._declaration.default_arguments, **arguments_of(job)}
         shown = self._declaration.shown(given)
         for name, wanted in self._declaration.shown(self._stored).items():
             is_equal = name in given and self._decode(name, given[name]) == self._decoded[name]
             found = shown.get(name, _ABSENT)
-            yield Compared(name, wanted, _ANOTHER if found == HIDDEN and not is_equal else found, is_equal)
-
-    def _readable(self, job: JobMixin) -> Mapping[str, Any]:
-        """Return the stored arguments, decrypted."""
-        encryption, stored = self._declaration.encryption, arguments_of(job)
-        return stored if encryption is None else encryption.ring.decrypted(stored)
+            yield Compared(name, wanted, _ANOTHER if found in (HIDDEN, ENCRYPTED) and not is_equal else found, is_equal)
 
     def _of_options(self, job: JobMixin) -> Iterator[Compared]:
         for name, wanted in self._enqueuer._options.items():
@@ -155,7 +151,7 @@ def _of_some(declaration: Declaration) -> Codec:
         for one in declaration.signature.arguments.parameters.values()
     ]
     some = replace(declaration.signature, arguments=inspect.Signature(parameters))
-    return Codec(declaration.name, some, declaration.sensitive)
+    return codec_of(declaration.name, some, declaration.sensitive, declaration.encryption, declaration.secret)
 
 
 def arguments_of(job: JobMixin) -> Mapping[str, Any]:

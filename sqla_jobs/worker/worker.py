@@ -141,7 +141,8 @@ class Worker(Service):
         if self._is_started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         declarations = {name: self._jobs.tasks[name]._declaration for name in self._jobs.tasks.complete()}
-        self._jobs._keys.check_start(one.encryption for one in declarations.values())
+        if any(one.secret for one in declarations.values()):
+            self._jobs._keys.check_start()
         self._is_started = True
         try:
             working_in(self._jobs._shard_name, partial(self._start, declarations))

@@ -18,6 +18,4 @@ def application(monkeypatch: pytest.MonkeyPatch) -> Jobs[Any]:
     monkeypatch.setenv("SQLA_JOBS_KEYS", OLD)
     shop.seen.clear()
     shop.charged.clear()
-    shop.gate.clear()
-    shop.begun.clear()
     return shop.jobs

@@ -2,90 +2,78 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import Jobs, JobState, RunContext, Unique
-from sqla_jobs.rules.limits import ConcurrencyLimit
+from sqla_jobs import ConcurrencyLimit, Jobs, RunContext, Unique
+from sqla_jobs.encryption import Encrypted
 
 
 class Base(DeclarativeBase):
     pass
 
 
+class Card(BaseModel):
+    number: Encrypted[str]
+    holder: str
+
+
+@dataclass
+class Box:
+    content: Encrypted[bytes]
+    lid: Encrypted[Decimal | None] = None
+
+
 jobs = Jobs(Base)
-gate = threading.Event()
-begun = threading.Event()
 seen: list[Any] = []
 """What the tasks have got."""
 charged: list[str] = []
 
 
-@jobs.task(encrypted=["token"], limits=ConcurrencyLimit(5, key="account"))
-def pay(run: RunContext, account: int, token: str = "") -> dict[str, str]:
-    run.progress(0.5, f"charging account {account}")
+def _charge(token: str) -> Encrypted[str]:
+    charged.append(token)
+    return f"charged {token}"
+
+
+@jobs.task(limits=ConcurrencyLimit(5, key="token"))
+def pay(run: RunContext, account: int, token: Encrypted[str] = "") -> dict[str, Encrypted[str]]:
+    run.progress(0.5, f"charging {token}")
     charge = run.step("charge", _charge, token)
     seen.append((account, token))
     return {"receipt": charge}
 
 
-def _charge(token: str) -> str:
-    charged.append(token)
-    return f"charged {token}"
+@jobs.task(max_attempts=2, unique=Unique(key="token"))
+def refuse(account: int, token: Encrypted[str]) -> None:
+    raise ValueError(f"refused: {token}\nnot now")
 
 
-@jobs.task(encrypted=["token"], max_attempts=2, unique=Unique(key="account"))
-def refuse(account: int, token: str) -> None:
-    raise ValueError(f"refused: {token}")
+@jobs.task
+def keep(session: Session, cards: list[Card], boxes: dict[str, Box]) -> list[Card]:
+    seen.append((cards, boxes))
+    return cards
 
 
-@jobs.task(encrypted=True)
-def settle(session: Session, account: int, secrets: dict[str, float]) -> dict[str, float]:
-    seen.append((account, secrets))
-    return secrets
-
-
-@jobs.task(encrypted=True)
-async def fetch(url: str) -> list[str]:
+@jobs.task
+async def fetch(url: Encrypted[str]) -> Encrypted[list[str]]:
     return [url]
 
 
-@jobs.task(encrypted=["token"])
-@dataclass
-class Login:
-    token: str
-
-    def execute(self) -> str:
-        return self.token.upper()
-
-
-@jobs.task(encrypted=True)
-def report(run: RunContext) -> list[str]:
+@jobs.task
+def report(run: RunContext) -> Encrypted[list[str]]:
     return [one["receipt"] for one in run.results(pay)]
 
 
-@jobs.task(encrypted=True)
-def confirm(run: RunContext) -> str:
-    return run.wait_for("code", str, timeout=None)
-
-
-@jobs.task(encrypted=["token"])
-def hold(token: str) -> str:
-    begun.set()
-    gate.wait(30)
-    return token
+@jobs.task
+def confirm(run: RunContext) -> Encrypted[str]:
+    return run.wait_for("card", Card, timeout=None).number
 
 
 @jobs.task
 def plain(token: str) -> str:
     seen.append(token)
     return token
-
-
-def ended(session: Session, job: Any) -> bool:
-    session.rollback()
-    session.refresh(job)
-    return job.state in (JobState.succeeded, JobState.failed)

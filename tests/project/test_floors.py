@@ -10,7 +10,20 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
-    *("errors", "renamed", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "binds", "actions"),
+    *(
+        "errors",
+        "renamed",
+        "rules",
+        "cron",
+        "models",
+        "database",
+        "queries",
+        "migrations",
+        "tasks",
+        "encryption",
+        "binds",
+        "actions",
+    ),
     *("execution", "runtime", "following", "worker", "clock", "jobs", "opentelemetry"),
     *("loading", "applications", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
     *("dashboard", "cli", "flask", "pyramid", "__main__"),

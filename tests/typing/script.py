@@ -34,6 +34,7 @@ from sqla_jobs import (
     TaskOptions,
     Unique,
 )
+from sqla_jobs.encryption import Encrypted
 from sqla_jobs.tasks.hooks import EnqueuedEvent
 
 log = logging.getLogger(__name__)
@@ -101,12 +102,11 @@ def send_email(email: str, body: str, *, copies: int = 1) -> None:
     timeout=30.0,
     aliases=["old.name"],
     sensitive=["password"],
-    encrypted=["password"],
     retry=Retrying(
         stop=stop_after_attempt(5), wait=wait_exponential(max=60), retry=retry_if_exception_type(ConnectionError)
     ),
 )
-def send_password(email: str, password: str) -> str:
+def send_password(email: str, password: Encrypted[str]) -> str:
     return email
 
 
