@@ -31,10 +31,9 @@ class Encryption:
             return [self.sealed(value, where) for value in marked]
         if not isinstance(marked, dict):
             return marked
-        sealed = {name: self.sealed(value, where) for name, value in cast("dict[str, Any]", marked).items()}
-        if MARK not in sealed:
-            return sealed
-        return {ENCRYPTED: self._ring.encrypt(to_json([self._tasks[0], where, sealed[MARK]]))}
+        if MARK in marked:
+            return {ENCRYPTED: self._ring.encrypt(to_json([self._tasks[0], where, self.sealed(marked[MARK], where)]))}
+        return {name: self.sealed(value, where) for name, value in cast("dict[str, Any]", marked).items()}
 
     def opened(self, stored: Any, where: str) -> Any:
         """Return JSON with secrets in place of tokens.

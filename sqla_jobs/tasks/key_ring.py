@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqla_jobs.errors import ConfigurationError, Undecryptable
 
 if TYPE_CHECKING:
-    from cryptography.fernet import Fernet, MultiFernet
+    from cryptography.fernet import MultiFernet
 
 EncryptionKeys = Sequence[str] | Callable[[], Sequence[str]]
 """The keys of a ring, or a function that returns them. The first key encrypts, and each of them decrypts."""
@@ -30,7 +30,6 @@ class _Ciphers:
     fault: str = ""
     to_encrypt: str = ""
     """The end of the message about the fault, for who encrypts. A new key does not help who decrypts."""
-    first: Fernet | None = None
     all: MultiFernet | None = None
 
 
@@ -52,7 +51,7 @@ def _made(given: str | tuple[Any, ...], source: str) -> _Ciphers:
         return _Ciphers(
             given, _MISSING, f", in each process that enqueues or runs encrypted tasks. This makes a key: {_MAKE}"
         )
-    return _Ciphers(given, first=ciphers[0], all=MultiFernet(ciphers))
+    return _Ciphers(given, all=MultiFernet(ciphers))
 
 
 class KeyRing:
