@@ -29,7 +29,6 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                 raise ConfigurationError(f"tasks must hold full names of modules, such as 'shop.mail', got {name!r}")
         self._modules = modules
         self._by_name: dict[str, Task[..., Any, J]] = {}
-        self._by_class: dict[type[Any], Task[..., Any, J]] = {}
         self._lock = threading.Lock()
 
     def add(self, task: Task[..., Any, J]) -> None:
@@ -51,8 +50,6 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                     del self._by_name[name]
             for name in (declaration.name, *declaration.aliases):
                 self._by_name[name] = task
-            if isinstance(declaration.signature.target, type):
-                self._by_class[declaration.signature.target] = task
             if declaration.gates:
                 spell_alike([gate for one in self._by_name.values() for gate in one._declaration.gates])
 
@@ -77,24 +74,12 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
             self._by_name[name]._declaration.codec.check()
         return names
 
-    def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
-        """Return the task that a class was registered as. Raises `UnknownTask`."""
-        task = self._by_class.get(kind)
-        if issubclass(kind, Task):
-            raise UnknownTask("a task that is a function is enqueued by itself: task.enqueue(session, …)")
-        if task is None:
-            raise UnknownTask(
-                f"{kind.__qualname__} is not a task: write @jobs.task above the class, "
-                "and enqueue functions by fn.enqueue(session, …)"
-            )
-        return task
-
     def names(self, task: object) -> tuple[str, ...]:
         """Return the names under which jobs of a task are stored, the task's own name first.
 
-        `task` is a task, its class, or one of its names. Raises `UnknownTask`.
+        `task` is a task, or one of its names. Raises `UnknownTask`.
         """
-        found = task if isinstance(task, Task) else self.of_class(task) if isinstance(task, type) else self[str(task)]
+        found = task if isinstance(task, Task) else self[str(task)]
         return (found.name, *found._declaration.aliases)
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

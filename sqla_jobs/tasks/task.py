@@ -1,4 +1,4 @@
-"""A task: a function or class with a stable name, which can be called and enqueued."""
+"""A task: a function with a stable name, which can be called and enqueued."""
 
 from __future__ import annotations
 
@@ -164,8 +164,7 @@ class Enqueuer(Generic[C, J]):
         """The Python expression for this enqueuer, for error messages."""
         declaration = self._declaration
         signature = declaration.signature
-        by_name = isinstance(signature.target, type) or signature.is_lambda
-        name = f"jobs.tasks[{declaration.name!r}]" if by_name else signature.target.__name__
+        name = f"jobs.tasks[{declaration.name!r}]" if signature.is_lambda else signature.target.__name__
         return f"{name}.options(…)" if self._options else name
 
     @overload
@@ -299,19 +298,17 @@ class Enqueuer(Generic[C, J]):
         remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
-        count = self._enqueue_numbered(session, enumerate(arguments), ids)
+        count = self._add_all(session, arguments, ids)
         return count if ids is None else ids
 
-    def _enqueue_numbered(
-        self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
-    ) -> Enqueued:
-        """Enqueue numbered mappings like `enqueue_many`. Errors show these numbers. `ids` receives the jobs' ids."""
+    def _add_all(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], ids: list[int] | None) -> Enqueued:
+        """Add a job for each mapping, as `enqueue_many` does. `ids` receives the ids of the jobs."""
         into = any_session(session, lambda: f"{self._written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
         has_shards, shards = is_sharded(into), list[Any]()
 
         def each(convert: Callable[[bytes], Any]) -> Iterator[Any]:
-            for number, values in arguments:
+            for number, values in enumerate(arguments):
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
@@ -565,14 +562,11 @@ class _Waits(Protocol[J]):
     async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
 
 
-TaskLike = Task[..., Any, Any] | type[Any] | str
-"""A task, a task's class, or a task's name."""
+TaskLike = Task[..., Any, Any] | str
+"""A task, or a task's name."""
 
 
 class TaskDecorator(Protocol[J]):
     """The return value of `@jobs.task(…)`."""
 
-    @overload
-    def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
-    @overload
     def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -54,12 +53,8 @@ async def fetch(url: str) -> list[str]:
 
 
 @jobs.task(encrypted=["token"])
-@dataclass
-class Login:
-    token: str
-
-    def execute(self) -> str:
-        return self.token.upper()
+def login(token: str) -> str:
+    return token.upper()
 
 
 @jobs.task(encrypted=True)

@@ -48,7 +48,7 @@ def test_no_table_holds_a_secret_in_any_of_its_forms(session: Session, caplog: p
     shop.fetch.enqueue(session, url=SECRET)
     shop.pay.enqueue_many(session, [{"account": 8, "token": SECRET}])
     shop.refuse.enqueue(session, account=8, token=SECRET)
-    jobs.enqueue(session, shop.Login(SECRET))
+    shop.login.enqueue(session, SECRET)
     waiting = shop.confirm.enqueue(session)
     session.commit()
     drain(jobs, session, errors="record", ahead=3600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,12 +68,7 @@ def plain(account: int, note: str = "") -> None: ...
 
 
 @jobs.task(unique=Unique("account", on_conflict="replace", max_delay=None))
-@dataclass
-class Sync:
-    account: int
-    note: str = ""
-
-    def execute(self) -> None: ...
+def sync(account: int, note: str = "") -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -300,9 +294,9 @@ class TestPolicies:
         assert job.position == place
 
     def test_without_max_delay_it_may_wait_for_ever(self, session: Session) -> None:
-        job = jobs.enqueue(session, Sync(1), delay=60)
+        job = sync.options(delay=60).enqueue(session, 1)
         self.age(session, job, 10_000)
-        jobs.enqueue(session, Sync(1, "b"), run_at=PARKED)
+        sync.options(run_at=PARKED).enqueue(session, 1, "b")
         assert (job.run_at, job.args["note"]) == (PARKED, "b")
 
     @staticmethod
