@@ -153,10 +153,10 @@ class Enqueuer(Generic[C, J]):
         self._described = described
         self._unique = rule_for(declaration, options)
         self._waiting = Waiting(models, options) if options.keys() & {"after", "batch"} else None
-        if self._waiting and self._waiting.is_after and self._unique and self._unique.policy.changes:
+        if self._waiting and self._waiting.is_after and self._unique and self._unique.policy.replaces:
             raise ArgumentsError(
-                f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
-                "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
+                f"{declaration.name}: after= does not fit Unique(on_conflict='replace'): the job with the key may wait "
+                "for other jobs, or has begun; use 'return' or 'raise'"
             )
 
     @property
@@ -288,8 +288,8 @@ class Enqueuer(Generic[C, J]):
           id is that of the job that has the key.
 
         If the task or `options(unique=…)` has a `Unique` policy, each mapping makes a unique key. This key may already
-        be taken, even by an earlier mapping. The policy then decides whether the mapping is skipped, replaces or
-        updates the waiting job, or raises an error. The attributes `replaced` and `skipped` of the returned number
+        be taken, even by an earlier mapping. The policy then decides whether the mapping is skipped, replaces
+        the waiting job, or raises an error. The attributes `replaced` and `skipped` of the returned number
         count such mappings.
 
         Raises `ArgumentsError` for a mapping that does not fit the task; the message names the mapping's position.

@@ -131,7 +131,7 @@ def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(sessio
     @own.task
     def plain(n: int) -> None: ...
 
-    once = Unique("n", on_conflict="update")
+    once = Unique("n", on_conflict="replace", max_delay=None)
     own.tasks["work"].enqueue(session, 1)
     work.enqueue_many(session, [{"n": 2}])
     work.options(max_lost=9).enqueue(session, 3)

@@ -145,7 +145,7 @@ def wrong_unique() -> None: ...
 
 def wrong_uniques(session: Session) -> None:
     Unique("account", on_conflict="replace")  # error
-    Unique("account", on_conflict="update", max_delay=60)  # error
+    Unique("account", on_conflict="raise", max_delay=60)  # error
     Unique(7)  # error
     send_email.options(unique=True)  # error
 

@@ -163,7 +163,7 @@ def unique_jobs(session: Session) -> None:
         assert_type(found.job, JobMixin)
     forever = Unique("tenant", on_conflict="replace", max_delay=None, per=60.0)
     index.options(unique=forever, delay=60).enqueue(session, 1, datetime.now(UTC))
-    send_email.options(unique_key="welcome-17", unique=Unique(on_conflict="update", per=3600))
+    send_email.options(unique_key="welcome-17", unique=Unique(per=3600))
     bill.enqueue_at_commit(session, 1)
     index.options(delay=60).enqueue_at_commit(session, 1, since=datetime.now(UTC))
     settle.enqueue_at_commit(session, Order(), note="later")
