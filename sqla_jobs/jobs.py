@@ -70,10 +70,10 @@ class Jobs(Bound, Generic[J]):
     - `schema`: the tables' schema; by default the metadata's, or else the connection's.
     - `prefix`: the prefix of the tables' names, such as `sqla_` for `sqla_jobs`, `sqla_runs` and so on; up to 31
       lower-case letters, digits and _.
-    - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
+    - `bind`: an engine or a session factory, as for `jobs.bind`. Workers connect with it. Enqueueing uses the caller's
+      session and needs none. Several databases are given by name, as for `jobs.bind`.
+    - `modules`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
       does not.
-    - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
-      caller's session and needs none. Several databases are given by name, as for `bind`.
     - `encryption_keys`: Fernet keys for tasks with `encrypted=`, or a function that returns them. The first key
       encrypts, and each of them decrypts. By default the environment variable `SQLA_JOBS_KEYS` holds them, separated by
       commas. A function is called at each use, so let it return what it remembers.
@@ -104,8 +104,8 @@ class Jobs(Bound, Generic[J]):
         *,
         schema: str | None = None,
         prefix: str = "sqla_",
-        tasks: Sequence[str] = (),
-        session_factory: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
+        modules: Sequence[str] = (),
         encryption_keys: EncryptionKeys | None = None,
     ) -> None: ...
     @overload
@@ -116,8 +116,8 @@ class Jobs(Bound, Generic[J]):
         job_class: type[JT],
         schema: str | None = None,
         prefix: str = "sqla_",
-        tasks: Sequence[str] = (),
-        session_factory: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
+        modules: Sequence[str] = (),
         encryption_keys: EncryptionKeys | None = None,
     ) -> None: ...
     def __init__(
@@ -127,12 +127,12 @@ class Jobs(Bound, Generic[J]):
         job_class: type[Any] = JobMixin,
         schema: str | None = None,
         prefix: str = "sqla_",
-        tasks: Sequence[str] = (),
-        session_factory: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
+        modules: Sequence[str] = (),
         encryption_keys: EncryptionKeys | None = None,
     ) -> None:
-        if isinstance(tasks, str):
-            raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
+        if isinstance(modules, str):
+            raise ConfigurationError(f"modules must be a list of module names, such as [{modules!r}], got {modules!r}")
         super().__init__()
         self._models: Models[J] = map_models(base, schema, prefix, job_class)
         name_only_what_is_set(self._models.tables["jobs"])
@@ -150,7 +150,7 @@ class Jobs(Bound, Generic[J]):
         self.Edge = self._models.Edge
         self.Step = self._models.Step
         self.Signal = self._models.Signal
-        self.tasks: Tasks[J] = Tasks(tuple(tasks))
+        self.tasks: Tasks[J] = Tasks(tuple(modules))
         self._keys: KeyRing = KeyRing(encryption_keys)
         tell_of_schedules(self.Schedule, self.Job, self._models.channel)
         tell_of_jobs(self.Job, self._models.channel)
@@ -161,8 +161,8 @@ class Jobs(Bound, Generic[J]):
         """The functions called around workers and runs, at each enqueue and after each outcome."""
         self._counters: Counters = Counters()
         """The event counts of this process's workers. Counting starts only once the counts are needed."""
-        if session_factory is not None:
-            self.bind(session_factory)
+        if bind is not None:
+            self.bind(bind)
 
     @property
     def _entity(self) -> type[J]:

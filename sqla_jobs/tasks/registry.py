@@ -1,4 +1,4 @@
-"""The tasks of one `Jobs`, by name. Looking up an unknown name imports the modules given as `tasks=`."""
+"""The tasks of one `Jobs`, by name. Looking up an unknown name imports the modules given as `modules=`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ J = TypeVar("J", bound=JobMixin)
 
 
 class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
-    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if necessary."""
+    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `modules=` if necessary."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         for name in modules:
             if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-                raise ConfigurationError(f"tasks must hold full names of modules, such as 'shop.mail', got {name!r}")
+                raise ConfigurationError(f"modules must hold full names of modules, such as 'shop.mail', got {name!r}")
         self._modules = modules
         self._by_name: dict[str, Task[..., Any, J]] = {}
         self._lock = threading.Lock()
@@ -54,9 +54,9 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                 spell_alike([gate for one in self._by_name.values() for gate in one._declaration.gates])
 
     def load(self) -> None:
-        """Import the modules given as `tasks=`. Raises a `ConfigurationError` that names a missing module."""
+        """Import the modules given as `modules=`. Raises a `ConfigurationError` that names a missing module."""
         for module in self._modules:
-            import_named(module, f"tasks=[{module!r}]")
+            import_named(module, f"modules=[{module!r}]")
 
     def complete(self) -> list[str]:
         """Import all tasks, resolve their annotations, and return their names.
@@ -67,7 +67,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         names = list(self)
         if not names:
             raise ConfigurationError(
-                "these jobs have no task: name the modules that declare them, Jobs(…, tasks=['shop.mail']), "
+                "these jobs have no task: name the modules that declare them, Jobs(…, modules=['shop.mail']), "
                 "or import them before the worker starts"
             )
         for name in names:
@@ -119,7 +119,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         known = ", ".join(sorted(self._by_name)) or "none at all"
         raise UnknownTask(
             f"no task is named {name!r:.200}; registered: {known}. Give the module that declares it as "
-            f"Jobs(…, tasks=[…]), or import it first{did_you_mean(name, self._by_name)}"
+            f"Jobs(…, modules=[…]), or import it first{did_you_mean(name, self._by_name)}"
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -308,7 +308,7 @@ def test_an_alias_by_the_type_statement_is_injected(
 
 def run_one(engine: Engine, target: Any) -> None:
     own_registry = registry()
-    jobs = Jobs(own_registry, session_factory=lambda: OwnSession(engine))
+    jobs = Jobs(own_registry, bind=lambda: OwnSession(engine))
     own_registry.metadata.create_all(engine)
     jobs.task(target)
     (task,) = jobs.tasks.values()
@@ -406,7 +406,7 @@ class TestLookUp:
     APP = (
         "from sqla_jobs import Jobs\n"
         "from sqlalchemy.orm import registry\n"
-        "jobs = Jobs(registry(), tasks=['shop_mail', 'shop_billing'])\n"
+        "jobs = Jobs(registry(), modules=['shop_mail', 'shop_billing'])\n"
     )
 
     def test_a_module_of_tasks_is_imported_when_one_of_them_is_asked_for(
@@ -439,8 +439,8 @@ class TestLookUp:
 
     @pytest.mark.parametrize("modules", ["shop_mail", [5], [".mail"]])
     def test_what_names_no_module_is_refused(self, modules: Any) -> None:
-        with pytest.raises(ConfigurationError, match="tasks must"):
-            Jobs(registry(), tasks=modules)
+        with pytest.raises(ConfigurationError, match="modules must"):
+            Jobs(registry(), modules=modules)
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), (("ann", "secret", 3), {}), (("ann",), {"sender": "secret"})])

@@ -44,7 +44,7 @@ class Base(DeclarativeBase):
 
 engine = create_engine("postgresql+psycopg://localhost/shop")
 factory = sessionmaker(engine)
-jobs = Jobs(Base, prefix="shop_", tasks=["shop.mail", "shop.billing.tasks"], session_factory=factory)
+jobs = Jobs(Base, prefix="shop_", modules=["shop.mail", "shop.billing.tasks"], bind=factory)
 
 
 class Order(Base):
