@@ -38,7 +38,7 @@ class Bound:
 
     def __init__(self) -> None:
         self._bound: SyncBind | None = None
-        """The engine or session factory given by `session_factory=` or `bind`."""
+        """The engine or session factory given by `bind`."""
         self._async_bind: AsyncBind | None = None
         self._shards: Mapping[str, Bind] = {}
         """The databases by name, if several were given."""
@@ -129,7 +129,7 @@ class Bound:
             chosen, async_bind = both_binds(bind, None, self._entity)
         if chosen is None:
             raise ConfigurationError(
-                "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
+                "no database is known: call jobs.bind(engine), or give Jobs(…, bind=…), "
                 "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
                 "such as shop:create_app()"
             )

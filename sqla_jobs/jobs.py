@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import registry
@@ -19,10 +18,9 @@ from sqla_jobs.actions.limits import UNSET
 from sqla_jobs.actions.pruning import prune_jobs
 from sqla_jobs.binds import Bound
 from sqla_jobs.database.binding import Bind
-from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import tell_of_jobs, tell_of_schedules
 from sqla_jobs.database.sharding import is_sharded
-from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.columns import (
     AuditMixin,
     JobMixin,
@@ -42,12 +40,10 @@ from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.value_checks import check_text
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.declaration import TaskOptions, declare
-from sqla_jobs.tasks.enqueue import EnqueueOptions
-from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import E, EventName, H, Hooks, M, S, W, event_names
 from sqla_jobs.tasks.key_ring import EncryptionKeys, KeyRing
 from sqla_jobs.tasks.registry import Tasks
-from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.schedule import Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session, plain_session, session_at
 from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
 
@@ -74,10 +70,10 @@ class Jobs(Bound, Generic[J]):
     - `schema`: the tables' schema; by default the metadata's, or else the connection's.
     - `prefix`: the prefix of the tables' names, such as `sqla_` for `sqla_jobs`, `sqla_runs` and so on; up to 31
       lower-case letters, digits and _.
-    - `tasks`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
+    - `bind`: an engine or a session factory, as for `jobs.bind`. Workers connect with it. Enqueueing uses the caller's
+      session and needs none. Several databases are given by name, as for `jobs.bind`.
+    - `modules`: the names of the modules that declare tasks. Workers, clocks and commands import these modules; `Jobs`
       does not.
-    - `session_factory`: an engine or a session factory, as for `bind`. Workers connect with it. Enqueueing uses the
-      caller's session and needs none. Several databases are given by name, as for `bind`.
     - `encryption_keys`: Fernet keys for values of the type `Encrypted`, or a function that returns them. The first key
       encrypts, and each of them decrypts. By default the environment variable `SQLA_JOBS_KEYS` holds them, separated by
       commas. A function is called at each use, so let it return what it remembers.
@@ -108,8 +104,8 @@ class Jobs(Bound, Generic[J]):
         *,
         schema: str | None = None,
         prefix: str = "sqla_",
-        tasks: Sequence[str] = (),
-        session_factory: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
+        modules: Sequence[str] = (),
         encryption_keys: EncryptionKeys | None = None,
     ) -> None: ...
     @overload
@@ -120,8 +116,8 @@ class Jobs(Bound, Generic[J]):
         job_class: type[JT],
         schema: str | None = None,
         prefix: str = "sqla_",
-        tasks: Sequence[str] = (),
-        session_factory: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
+        modules: Sequence[str] = (),
         encryption_keys: EncryptionKeys | None = None,
     ) -> None: ...
     def __init__(
@@ -131,12 +127,12 @@ class Jobs(Bound, Generic[J]):
         job_class: type[Any] = JobMixin,
         schema: str | None = None,
         prefix: str = "sqla_",
-        tasks: Sequence[str] = (),
-        session_factory: Bind | Mapping[str, Bind] | None = None,
+        bind: Bind | Mapping[str, Bind] | None = None,
+        modules: Sequence[str] = (),
         encryption_keys: EncryptionKeys | None = None,
     ) -> None:
-        if isinstance(tasks, str):
-            raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
+        if isinstance(modules, str):
+            raise ConfigurationError(f"modules must be a list of module names, such as [{modules!r}], got {modules!r}")
         super().__init__()
         self._models: Models[J] = map_models(base, schema, prefix, job_class)
         name_only_what_is_set(self._models.tables["jobs"])
@@ -154,7 +150,7 @@ class Jobs(Bound, Generic[J]):
         self.Edge = self._models.Edge
         self.Step = self._models.Step
         self.Signal = self._models.Signal
-        self.tasks: Tasks[J] = Tasks(tuple(tasks))
+        self.tasks: Tasks[J] = Tasks(tuple(modules))
         self._keys: KeyRing = KeyRing(encryption_keys)
         tell_of_schedules(self.Schedule, self.Job, self._models.channel)
         tell_of_jobs(self.Job, self._models.channel)
@@ -165,26 +161,21 @@ class Jobs(Bound, Generic[J]):
         """The functions called around workers and runs, at each enqueue and after each outcome."""
         self._counters: Counters = Counters()
         """The event counts of this process's workers. Counting starts only once the counts are needed."""
-        if session_factory is not None:
-            self.bind(session_factory)
+        if bind is not None:
+            self.bind(bind)
 
     @property
     def _entity(self) -> type[J]:
         return self.Job
 
     @overload
-    def task(self, target: type[T], /, **options: Unpack[TaskOptions]) -> type[T]: ...  # type: ignore[overload-overlap]
-    @overload
     def task(self, target: Callable[C, R], /, **options: Unpack[TaskOptions]) -> Task[C, R, J]: ...
     @overload
     def task(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator[J]: ...
     def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
-        """Register a function, or a dataclass with `execute`, as a task.
+        """Register a function as a task. It becomes a `Task`, which is callable like the function.
 
-        A function becomes a `Task`, which is still callable and is enqueued with `.enqueue(session, …)`. A class stays
-        unchanged, and its instances are enqueued with `jobs.enqueue(session, instance)`.
-
-        - `target`: the function or class, when used as `@jobs.task`. A lambda needs a `name=`.
+        - `target`: the function, when used as `@jobs.task`. A lambda needs a `name=`.
         - `options`: `TaskOptions`, when used as `@jobs.task(name="mail.send", …)` or `jobs.task(send, name=…)`.
 
         Raises `DeclarationError` for an invalid signature or option, and for a name that another task already has.
@@ -193,11 +184,11 @@ class Jobs(Bound, Generic[J]):
             return partial(self._register, options=options)
         return self._register(target, options)
 
-    def _register(self, target: Any, options: TaskOptions) -> Any:
+    def _register(self, target: Callable[..., Any], options: TaskOptions) -> Task[..., Any, J]:
         declared = declare(target, options, self.Job, self._keys)
         task: Task[..., Any, J] = Task(declared, self._models, self.schedules, self._hooks, self)
         self.tasks.add(task)
-        return target if isinstance(target, type) else task
+        return task
 
     def middleware(self, target: M, /) -> M:
         """Put a context manager around each run, in the run's thread. The first one declared is the outermost.
@@ -266,96 +257,6 @@ class Jobs(Bound, Generic[J]):
             return self._hooks.add_handler(target, names)
 
         return add
-
-    def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
-        """Add a job for an instance of a task class to the caller's session, like `task.enqueue` for a function.
-
-        - `instance`: an instance of a class decorated with `@jobs.task`; its fields are the arguments.
-        - `options`: `EnqueueOptions`.
-
-        Returns the job, pending in the session.
-
-        Raises `UnknownTask` for an instance of another class; `ArgumentsError` for arguments or options that do not
-        fit; `JobExists` if the key is taken and the `Unique` policy is to raise.
-        """
-        if isinstance(instance, type):
-            raise ArgumentsError(
-                f"{instance.__qualname__} is a class: give an instance of it, with its arguments, such as "
-                f"jobs.enqueue(session, {instance.__qualname__}(…))"
-            )
-        task = self.tasks.of_class(type(instance))
-        own = any_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
-        return task.options(**options).enqueue(own, **task._declaration.signature.arguments_of(instance))
-
-    @overload
-    def enqueue_many(
-        self,
-        session: AnySession,
-        instances: Iterable[object],
-        /,
-        *,
-        returning: Literal[False] = False,
-        **options: Unpack[EnqueueOptions],
-    ) -> Enqueued: ...
-    @overload
-    def enqueue_many(
-        self,
-        session: AnySession,
-        instances: Iterable[object],
-        /,
-        *,
-        returning: Literal[True],
-        **options: Unpack[EnqueueOptions],
-    ) -> list[int]: ...
-    def enqueue_many(
-        self,
-        session: AnySession,
-        instances: Iterable[object],
-        /,
-        *,
-        returning: bool = False,
-        **options: Unpack[EnqueueOptions],
-    ) -> Enqueued | list[int]:
-        """Add a job for each instance, in order and in constant memory, and return the number of inserted jobs.
-
-        - `instances`: any iterable of instances of classes decorated with `@jobs.task`.
-        - `returning`: True to return the jobs' ids, in the order of the instances. If a key is taken, the id is that of
-          the job holding the key.
-        - `options`: `EnqueueOptions`, for all the jobs.
-
-        Returns an `Enqueued`. For unique tasks, its `replaced` and `skipped` count the instances whose key was taken.
-
-        Raises the same errors as `enqueue`; an `ArgumentsError` names the instance's position. After an error, no job
-        of this call remains in the transaction.
-        """
-        ids: list[int] | None = [] if returning else None
-        own = any_session(session, "jobs.enqueue_many(session, […])")
-
-        def grouped() -> Iterator[Enqueued]:
-            for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
-                task = self.tasks.of_class(kind)
-                arguments_of = task._declaration.signature.arguments_of
-                numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options)._enqueue_numbered(own, numbered, ids)
-
-        with savepoint(own, self.Job):
-            count = Enqueued.total(grouped())
-        return count if ids is None else ids
-
-    def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
-        """Declare a schedule that enqueues an instance of a task class by a cron rule, like `task.schedule`.
-
-        - `cron`: the rule, as for `task.schedule`.
-        - `instance`: an instance of a class decorated with `@jobs.task`; its fields are the arguments.
-        - `options`: `ScheduleOptions`, without `args`.
-
-        Raises the same errors as `task.schedule`, and `UnknownTask` for an instance of another class.
-        """
-        if "args" in options:
-            raise ArgumentsError("jobs.schedule takes the arguments from the instance: leave args= out")
-        task = self.tasks.of_class(type(instance))
-        options["args"] = task._declaration.signature.arguments_of(instance)
-        task.schedule(cron, **options)
 
     def why(self, session: AnySession, job: J | int, /) -> list[str]:
         """Return the reasons why a job is waiting, one sentence each.
@@ -549,8 +450,7 @@ class Jobs(Bound, Generic[J]):
         """Stop all claims from a queue, or of a task in all queues, once the caller commits. Running jobs continue.
 
         - `queue`: the name of a queue.
-        - `task`: instead of a queue, a task, its class, its name or an alias. The pause applies to jobs under all of
-          its names.
+        - `task`: instead of a queue, a task, its name or an alias. The pause applies to jobs under all of its names.
         - `reason`: human-readable text.
         - `until`: the time, by the server's clock, at which the pause ends by itself: a datetime with a time zone, or a
           timedelta from now. By default, the pause lasts until `resume` is called.

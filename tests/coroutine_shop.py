@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ForeignKey, create_engine, func, make_url, select
@@ -80,13 +79,9 @@ def write_plainly(session: Session, run: RunContext, n: int, seconds: float = 0.
 
 
 @jobs.task
-@dataclass
-class Greet:
-    name: str
-
-    async def execute(self, run: RunContext) -> str:
-        await asyncio.sleep(0)
-        return f"hello {self.name}, attempt {run.attempt}"
+async def greet(run: RunContext, name: str) -> str:
+    await asyncio.sleep(0)
+    return f"hello {name}, attempt {run.attempt}"
 
 
 @jobs.task

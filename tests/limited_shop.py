@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from sqlalchemy import BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -101,11 +100,7 @@ def refund(session: Session, tenant: str, n: int, seconds: float = 0.0) -> None:
 
 
 @jobs.task(limits=ConcurrencyLimit(1, key=lambda arguments: arguments["to"].lower()))
-@dataclass
-class Mail:
-    to: str
-
-    def execute(self) -> None: ...
+def mail(to: str) -> None: ...
 
 
 @jobs.task(fair_by="tenant")

@@ -13,7 +13,7 @@ from sqla_jobs import Jobs
 class Base(DeclarativeBase): ...
 
 
-jobs = Jobs(Base, tasks=["examples.fastapi_shop.tasks"])
+jobs = Jobs(Base, modules=["examples.fastapi_shop.tasks"])
 
 
 class Order(Base):

@@ -17,7 +17,7 @@ class Base(DeclarativeBase): ...
 
 
 db = SQLAlchemy(model_class=Base)
-jobs = Jobs(db.Model, tasks=["examples.flask_shop.tasks"])
+jobs = Jobs(db.Model, modules=["examples.flask_shop.tasks"])
 
 if TYPE_CHECKING:
     Model = Base  # type checkers cannot see db.Model, which is created at run time

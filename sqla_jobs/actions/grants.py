@@ -178,7 +178,7 @@ def _changing(name: _Names) -> Rights:
 
     These privileges are not granted by default, since they let a role change other roles' jobs.
     """
-    yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these as well:', ""
+    yield 'for on_conflict="replace" only, which changes jobs that wait, grant these as well:', ""
     yield f"  {name.columns('UPDATE', *_ENQUEUED, *_REPLACED, *name.own)} ON {name.tables['jobs']}", ""
     yield f"  SELECT ON {name.tables['steps']}", ""
     yield f"  USAGE ON SEQUENCE {name.sequences[0]}", ""

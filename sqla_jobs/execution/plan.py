@@ -237,7 +237,7 @@ def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], attempt
 def _target(signature: Signature) -> Callable[..., Any]:
     """Return a function that takes injected values by position and the arguments by name."""
     parameters = signature.arguments.parameters.values()
-    if isinstance(signature.target, type) or any(one.kind is one.POSITIONAL_ONLY for one in parameters):
+    if any(one.kind is one.POSITIONAL_ONLY for one in parameters):
         return lambda *injected, **arguments: signature.call([*injected], arguments)
     return signature.target
 

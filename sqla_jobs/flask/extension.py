@@ -107,7 +107,7 @@ class FlaskJobs(Generic[J]):
         if chosen is None and db is not None and bound is not None:
             raise ConfigurationError(
                 f"{app!r} has db.session, and its jobs are bound to another database or session: remove jobs.bind or "
-                "session_factory=, so that a run's session is db.session, or write FlaskJobs(jobs, app, bind=…)"
+                "bind=, so that a run's session is db.session, or write FlaskJobs(jobs, app, bind=…)"
             )
         if (chosen := chosen or bound) is not None:
             own = chosen if isinstance(chosen, scoped_session) else None

@@ -108,7 +108,7 @@ class JobMixin(Row):
     batch_id: Mapped[int | None] = mapped_column(sa.BigInteger)
     """The job's batch."""
     times_replaced: Mapped[int | None] = mapped_column(sa.Integer)
-    """The number of enqueues with the job's unique key that replaced or updated it.
+    """The number of enqueues with the job's unique key that replaced it.
 
     Null means 0, since a null takes no space.
     """

@@ -38,7 +38,7 @@ _CHANGED = (
     *("task", "priority", "max_attempts", "max_lost", "args", "headers", "on_failure", "gates", "ordered_by"),
     *("timeout", "retention", "expires_at"),
 )
-"""The columns that are set in a replaced or updated job."""
+"""The columns that are set in a replaced job."""
 _BEGUN = ("attempt", "started_at", "progress", "progress_message")
 """The columns about attempts, which a replaced job begins anew."""
 
@@ -94,7 +94,7 @@ class UniqueJobs:
         return [row.id for row in self._put(self.statements.inserts[False], ((None, args) for args in jobs))]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """Insert as `insert` does, and replace or update each waiting job that has a key and was never started.
+        """Insert as `insert` does, and replace each waiting job that has a key and was never started.
 
         Other jobs that have a key are locked but not changed. The statement waits for locks on these jobs. For each
         job, also return whether the job is new.
@@ -178,7 +178,7 @@ def statements_for(models: Models[Any], policy: Unique, values: Mapping[str, Any
     The statements are built once unless a value is an expression.
     """
     delayed = tuple(name for name in TIMES if isinstance(values.get(name), timedelta))
-    shape = models, (policy.on_conflict, policy.max_delay, policy.per), tuple(values), delayed, gated
+    shape = models, (policy.replaces, policy.max_delay, policy.per), tuple(values), delayed, gated
     if expressions := {name: value for name, value in values.items() if isinstance(value, sa.ColumnElement)}:
         return Statements(*shape, expressions)
     return _built(*shape)
@@ -193,14 +193,14 @@ class Statements:
     def __init__(
         self,
         models: Models[Any],
-        policy: tuple[str, float | None, float | None],
+        policy: tuple[bool, float | None, float | None],
         names: tuple[str, ...],
         delayed: tuple[str, ...],
         gated: bool,
         expressions: Mapping[str, sa.ColumnElement[Any]] | None = None,
     ) -> None:
         self.models: Models[Any] = models
-        self._on_conflict, self._max_delay, self._per = policy
+        self._replaces, self._max_delay, self._per = policy
         columns = sa.inspect(models.Job).columns
         self._given: dict[str, Any] = {name: sa.bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}
         for name in delayed:
@@ -244,8 +244,7 @@ class Statements:
 
     def _change(self, where: sa.ColumnElement[bool]) -> Any:
         new, waits = self._insert.excluded, sa.and_(self.models.Job.state.in_(NOT_RUNNING), where)
-        changes = self._replaced(new) if self._on_conflict == "replace" else self._updated(new)
-        changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=changes, where=waits)
+        changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=self._replaced(new), where=waits)
         return changed.returning(*self._holder, _IS_NEW)
 
     @cached_property
@@ -259,17 +258,13 @@ class Statements:
             .order_by(_IS_LIVE)
         )
 
-    @property
-    def _changes(self) -> bool:
-        return self._on_conflict in ("replace", "update")
-
     @cached_property
     def held(self) -> Any:
         """Return a query for the jobs that have a key and are still waiting.
 
         If jobs may be changed, the query also finds running jobs.
         """
-        job, states = self.models.Job, LIVE if self._changes else NOT_RUNNING
+        job, states = self.models.Job, LIVE if self._replaces else NOT_RUNNING
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
         return sa.select(*self._holder, sa.true()).where(*wanted).order_by(job.unique_key.collate("C"))
 
@@ -284,7 +279,7 @@ class Statements:
     @property
     def lock(self) -> dict[str, bool]:
         """Return the options of the row lock, for `with_for_update`."""
-        return {"key_share": True} if self._changes else {"read": True}
+        return {"key_share": True} if self._replaces else {"read": True}
 
     @cached_property
     def have_steps(self) -> Any:
@@ -331,39 +326,27 @@ class Statements:
         created_at = sa.case((job.started_at.is_(None), job.created_at), else_=new.created_at)
         latest = None if self._max_delay is None else created_at + timedelta(seconds=self._max_delay)
         is_late = sa.false() if latest is None else sa.and_(job.state == "queued", latest <= sa.func.clock_timestamp())
+        moves = sa.or_(sa.not_(is_late), self._is_elsewhere(new))
         return {
-            **self._changed(new, sa.or_(sa.not_(is_late), self._is_elsewhere(new, job.queue != new.queue))),
+            **{name: new[name] for name in (*_CHANGED, *_BEGUN)},
             **{own: new[own.key] for own in self._own_columns},
+            "position": sa.case((moves, new.position), else_=job.position),
+            "times_replaced": sa.func.coalesce(job.times_replaced, 0) + 1,
             "queue": new.queue,
             "state": sa.case((is_late, "queued"), (job.state == "blocked", "blocked"), else_=new.state),
             "run_at": new.run_at if latest is None else sa.func.least(new.run_at, latest),
             "created_at": created_at,
-            **{name: new[name] for name in _BEGUN},
         }
 
-    def _updated(self, new: Any) -> dict[Any, Any]:
-        """Return the column values of an updated job, whose due time does not change."""
-        columns = sa.inspect(self.models.Job).columns
-        given = {columns[name] for name in self._given}
-        return {
-            **self._changed(new, self._is_elsewhere(new)),
-            **{own: new[own.key] for own in self._own_columns if own in given},
-        }
-
-    def _changed(self, new: Any, moves: sa.ColumnElement[bool]) -> dict[Any, Any]:
-        """Return the changed columns and the position. A job that moves goes to the end of its queue."""
-        job = self.models.Job
-        position = sa.case((moves, new.position), else_=job.position)
-        again = {"position": position, "times_replaced": sa.func.coalesce(job.times_replaced, 0) + 1}
-        return {name: new[name] for name in _CHANGED} | again
-
-    def _is_elsewhere(self, new: Any, *also: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    def _is_elsewhere(self, new: Any) -> sa.ColumnElement[bool]:
         """Return the condition that the changed job waits among other jobs than before.
 
         For a job with an ordered key, this means a different key.
         """
         job = self.models.Job
-        is_elsewhere = sa.or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)
+        is_elsewhere = sa.or_(
+            job.priority != new.priority, job.gates.is_distinct_from(new.gates), job.queue != new.queue
+        )
         return sa.case((job.ordered_by == new.ordered_by, sa.false()), else_=is_elsewhere)
 
     @property

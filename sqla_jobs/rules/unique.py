@@ -13,7 +13,7 @@ from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show
 from sqla_jobs.rules.value_checks import INSTANT, check_json, check_seconds
 
-OnConflict = Literal["return", "raise", "replace", "update"]
+OnConflict = Literal["return", "raise", "replace"]
 
 RESERVED = "unique:"
 """The beginning of keys made from arguments. Literal keys must not begin with it."""
@@ -30,8 +30,8 @@ class Unique:
     - `key`: the name of an argument, a list of names, or a callable that gets a mapping of the stored arguments and
       returns a JSON-serializable value, or None for a job that is not unique. `key=None` stands for all arguments. An
       empty list allows one job of the task.
-    - `on_conflict`: what an enqueue does if the key is taken: "return" the live job, "raise" `JobExists`, "replace" the
-      arguments, priority, queue and run_at of a waiting job, or "update" its arguments and priority.
+    - `on_conflict`: what an enqueue does if the key is taken: "return" the live job, "raise" `JobExists`, or "replace"
+      the arguments, priority, queue and run_at of a waiting job.
     - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
       delay the job beyond it. With None, the delay is unlimited.
     - `per`: seconds or a timedelta. Each period of this length allows one job, whatever its outcome. Periods follow the
@@ -50,7 +50,7 @@ class Unique:
         self,
         key: KeyOf | None = None,
         *,
-        on_conflict: Literal["return", "raise", "update"] = "return",
+        on_conflict: Literal["return", "raise"] = "return",
         per: float | timedelta | None = None,
     ) -> None: ...
     @overload
@@ -93,9 +93,9 @@ class Unique:
             object.__setattr__(self, name, value)
 
     @property
-    def changes(self) -> bool:
+    def replaces(self) -> bool:
         """True if an enqueue changes a waiting job with the key."""
-        return self.on_conflict in ("replace", "update")
+        return self.on_conflict == "replace"
 
 
 def _length(what: str, length: float | timedelta | None, *, least: float) -> float | None:

@@ -48,7 +48,7 @@ class TaskOptions(TypedDict, total=False):
     """The options of a task, given to `jobs.task`."""
 
     name: str
-    """The name stored with each job; by default the name of the function or class."""
+    """The name stored with each job; by default the name of the function."""
     queue: str
     """The queue of the task's jobs, by default `default`."""
     priority: int
@@ -329,11 +329,9 @@ def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
     """Return the data that jobs store about their `on_failure` task: enough to enqueue that task in SQL."""
     declaration = getattr(task, "_declaration", None)
     if not isinstance(declaration, Declaration):
-        is_class = isinstance(task, type)
-        remedy = f". Of a task that is a class it is jobs.tasks[{task.__name__!r}]" if is_class else ""
         raise DeclarationError(
             f"{name}: on_failure must be a task that takes the id of the failed job, declared before this one by "
-            f"@jobs.task, got {task!r:.80}{remedy}"
+            f"@jobs.task, got {task!r:.80}"
         )
     if not hasattr(task, "options"):
         raise DeclarationError(

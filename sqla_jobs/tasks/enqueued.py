@@ -11,7 +11,7 @@ class Enqueued(int):
     inserted: int
     """Number of items that became new jobs: the value of this integer itself."""
     replaced: int
-    """Number of items that changed a waiting job (`on_conflict="replace"` or `"update"`)."""
+    """Number of items that changed a waiting job (`on_conflict="replace"`)."""
     skipped: int
     """Number of items that changed nothing, since another job has their key."""
 

@@ -1,4 +1,4 @@
-"""The tasks of one `Jobs`, by name. Looking up an unknown name imports the modules given as `tasks=`."""
+"""The tasks of one `Jobs`, by name. Looking up an unknown name imports the modules given as `modules=`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ J = TypeVar("J", bound=JobMixin)
 
 
 class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
-    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if necessary."""
+    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `modules=` if necessary."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         for name in modules:
             if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-                raise ConfigurationError(f"tasks must hold full names of modules, such as 'shop.mail', got {name!r}")
+                raise ConfigurationError(f"modules must hold full names of modules, such as 'shop.mail', got {name!r}")
         self._modules = modules
         self._by_name: dict[str, Task[..., Any, J]] = {}
-        self._by_class: dict[type[Any], Task[..., Any, J]] = {}
         self._lock = threading.Lock()
 
     def add(self, task: Task[..., Any, J]) -> None:
@@ -51,15 +50,13 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                     del self._by_name[name]
             for name in (declaration.name, *declaration.aliases):
                 self._by_name[name] = task
-            if isinstance(declaration.signature.target, type):
-                self._by_class[declaration.signature.target] = task
             if declaration.gates:
                 spell_alike([gate for one in self._by_name.values() for gate in one._declaration.gates])
 
     def load(self) -> None:
-        """Import the modules given as `tasks=`. Raises a `ConfigurationError` that names a missing module."""
+        """Import the modules given as `modules=`. Raises a `ConfigurationError` that names a missing module."""
         for module in self._modules:
-            import_named(module, f"tasks=[{module!r}]")
+            import_named(module, f"modules=[{module!r}]")
 
     def complete(self) -> list[str]:
         """Import all tasks, resolve their annotations, and return their names.
@@ -70,31 +67,19 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         names = list(self)
         if not names:
             raise ConfigurationError(
-                "these jobs have no task: name the modules that declare them, Jobs(…, tasks=['shop.mail']), "
+                "these jobs have no task: name the modules that declare them, Jobs(…, modules=['shop.mail']), "
                 "or import them before the worker starts"
             )
         for name in names:
             self._by_name[name]._declaration.codec.check()
         return names
 
-    def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
-        """Return the task that a class was registered as. Raises `UnknownTask`."""
-        task = self._by_class.get(kind)
-        if issubclass(kind, Task):
-            raise UnknownTask("a task that is a function is enqueued by itself: task.enqueue(session, …)")
-        if task is None:
-            raise UnknownTask(
-                f"{kind.__qualname__} is not a task: write @jobs.task above the class, "
-                "and enqueue functions by fn.enqueue(session, …)"
-            )
-        return task
-
     def names(self, task: object) -> tuple[str, ...]:
         """Return the names under which jobs of a task are stored, the task's own name first.
 
-        `task` is a task, its class, or one of its names. Raises `UnknownTask`.
+        `task` is a task, or one of its names. Raises `UnknownTask`.
         """
-        found = task if isinstance(task, Task) else self.of_class(task) if isinstance(task, type) else self[str(task)]
+        found = task if isinstance(task, Task) else self[str(task)]
         return (found.name, *found._declaration.aliases)
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +119,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         known = ", ".join(sorted(self._by_name)) or "none at all"
         raise UnknownTask(
             f"no task is named {name!r:.200}; registered: {known}. Give the module that declares it as "
-            f"Jobs(…, tasks=[…]), or import it first{did_you_mean(name, self._by_name)}"
+            f"Jobs(…, modules=[…]), or import it first{did_you_mean(name, self._by_name)}"
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import typing_extensions
-from pydantic import BaseModel
 from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.database.engines import is_asynchronous
@@ -30,7 +29,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """A task's target (a function, or a class with `execute`) and its parameters."""
+    """A task's function and its parameters."""
 
     target: Callable[..., Any]
     module: str
@@ -56,7 +55,7 @@ class Signature:
     @property
     def code(self) -> types.CodeType:
         """The code of the function underneath all decorators."""
-        code: types.CodeType = inspect.unwrap(getattr(self.target, "execute", self.target)).__code__
+        code: types.CodeType = inspect.unwrap(self.target).__code__
         return code
 
     @property
@@ -76,8 +75,7 @@ class Signature:
     @property
     def result(self) -> Any:
         """The annotated return type of the task, or `Any` if it has no annotation."""
-        function = getattr(self.target, "execute", self.target)
-        return resolve(function, "return", inspect.signature(function).return_annotation)
+        return resolve(self.target, "return", inspect.signature(self.target).return_annotation)
 
     def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the given arguments by name. Raises `ArgumentsError`, whose message shows no argument values."""
@@ -90,15 +88,8 @@ class Signature:
         parameters = self.arguments.parameters.values()
         return ", ".join(p.name if p.default is p.empty else f"{p.name}=…" for p in parameters)
 
-    def arguments_of(self, instance: object) -> dict[str, Any]:
-        """Return the arguments that an instance of a task class holds, by parameter name."""
-        fields = _fields(type(instance))
-        return {name: getattr(instance, fields[name]) for name in self.arguments.parameters}
-
     def call(self, injected: list[Any], arguments: dict[str, Any]) -> Any:
         """Run the task."""
-        if isinstance(self.target, type):
-            return self.target(**arguments).execute(*injected)
         if not self._has_positional_only:
             return self.target(*injected, **arguments)
         bound = inspect.BoundArguments(self.arguments, arguments)
@@ -117,14 +108,18 @@ class Signature:
 
 
 def inspect_target(target: Callable[..., Any]) -> Signature:
-    """Return the signature of a function or class. Raises `DeclarationError` with the reason if it cannot be a task."""
+    """Return the signature of a function. Raises `DeclarationError` with the reason if it cannot be a task."""
     if isinstance(target, type):
-        return _inspect_class(target)
+        name = target.__name__
+        raise DeclarationError(
+            f"{target.__qualname__} is a class, and a task is a function: write its fields as a dataclass, and take it "
+            f"as an argument, as in @jobs.task above def run({name.lower()}: {name})"
+        )
     if not inspect.isfunction(target):
         kind = "a partial" if isinstance(target, functools.partial) else "a bound method"
         if not isinstance(target, functools.partial | types.MethodType):
             kind = f"a {type(target).__name__}"
-        raise DeclarationError(f"{target!r} is {kind}: a task is a plain function or a dataclass with execute()")
+        raise DeclarationError(f"{target!r} is {kind}: a task is a plain function")
     _refuse_function(target)
     parameters = list(_signature(target).parameters.values())
     injected, rest = _split(target, parameters)
@@ -150,67 +145,6 @@ def _refuse_function(target: types.FunctionType) -> None:
 
 def _is_generator(target: Any) -> bool:
     return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
-
-
-def _inspect_class(target: type[Any]) -> Signature:
-    name = target.__qualname__
-    execute = inspect.getattr_static(target, "execute", None)
-    if not inspect.isfunction(execute):
-        raise DeclarationError(f"{name} has no method execute(self), which a class needs to be a task")
-    if _is_generator(execute):
-        raise DeclarationError(f"{name}.execute is a generator: nothing would iterate over it; return a value instead")
-    if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
-        raise DeclarationError(
-            f"{name} is neither a dataclass nor a pydantic model, so its arguments are not known: "
-            "write @jobs.task above @dataclass"
-        )
-    taken = list(_signature(execute).parameters.values())[1:]
-    injected, rest = _split(execute, taken)
-    if rest:
-        raise DeclarationError(
-            f"{name}.execute(…, {rest[0].name}) can only take an injected Session and RunContext: "
-            f"arguments are fields of {name}"
-        )
-    parameters = list(_signature(target).parameters.values())
-    _refuse_parameters(name, parameters)
-    _refuse_unstorable_fields(target, [parameter.name for parameter in parameters])
-    for parameter in parameters:
-        if _injection(target, parameter):
-            raise DeclarationError(
-                f"{name}.{parameter.name} is injected, so it cannot be a field: write execute(self, {parameter})"
-            )
-    return Signature(
-        target,
-        target.__module__,
-        name,
-        inspect.iscoroutinefunction(execute),
-        session_class=_class_of(execute, taken[0]) if "session" in injected else None,
-        wants_context="context" in injected,
-        arguments=inspect.Signature(parameters),
-    )
-
-
-def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
-    name, fields = target.__qualname__, _fields(target)
-    if lost := [parameter for parameter in parameters if parameter not in fields]:
-        raise DeclarationError(f"{name}: {lost[0]!r} is not kept as a field, so it could not be stored")
-    if not issubclass(target, BaseModel) or target.model_config.get("populate_by_name"):
-        return
-    for field, info in target.model_fields.items():
-        if (alias := info.validation_alias) is not None and alias not in parameters:
-            raise DeclarationError(
-                f"{name}.{field} can only be given as {alias!r}, which is not a Python name to store it by: "
-                "set populate_by_name in its model_config"
-            )
-
-
-def _fields(target: type[Any]) -> dict[str, str]:
-    """Map a dataclass's or pydantic model's constructor parameters to the attributes that they set."""
-    if not issubclass(target, BaseModel):
-        return {field.name: field.name for field in dataclasses.fields(target)}
-    fields = target.model_fields.items()
-    aliases = {info.validation_alias: name for name, info in fields if isinstance(info.validation_alias, str)}
-    return aliases | {name: name for name, _ in fields}
 
 
 def _split(
@@ -372,8 +306,5 @@ def _hint(name: str, annotation: Any, scope: dict[str, Any]) -> Any:
 
 def _scope(owner: Callable[..., Any], name: str) -> dict[str, Any]:
     """Return the names that an annotation can use: those of the module that contains it."""
-    if isinstance(owner, type):
-        writer = next((base for base in owner.__mro__ if name in vars(base).get("__annotations__", {})), owner)
-        return vars(sys.modules[writer.__module__]) if writer.__module__ in sys.modules else {}
     scope: dict[str, Any] = inspect.unwrap(owner).__globals__
     return scope

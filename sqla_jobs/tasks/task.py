@@ -1,4 +1,4 @@
-"""A task: a function or class with a stable name, which can be called and enqueued."""
+"""A task: a function with a stable name, which can be called and enqueued."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ class Enqueuer(Generic[C, J]):
         self._described = described
         self._unique = rule_for(declaration, options)
         self._waiting = Waiting(models, options) if options.keys() & {"after", "batch"} else None
-        if self._waiting and self._waiting.is_after and self._unique and self._unique.policy.changes:
+        if self._waiting and self._waiting.is_after and self._unique and self._unique.policy.replaces:
             raise ArgumentsError(
-                f"{declaration.name}: after= does not fit Unique(on_conflict={self._unique.policy.on_conflict!r}): the "
-                "job with the key may wait for other jobs, or has begun; use 'return' or 'raise'"
+                f"{declaration.name}: after= does not fit Unique(on_conflict='replace'): the job with the key may wait "
+                "for other jobs, or has begun; use 'return' or 'raise'"
             )
 
     @property
@@ -164,8 +164,7 @@ class Enqueuer(Generic[C, J]):
         """The Python expression for this enqueuer, for error messages."""
         declaration = self._declaration
         signature = declaration.signature
-        by_name = isinstance(signature.target, type) or signature.is_lambda
-        name = f"jobs.tasks[{declaration.name!r}]" if by_name else signature.target.__name__
+        name = f"jobs.tasks[{declaration.name!r}]" if signature.is_lambda else signature.target.__name__
         return f"{name}.options(…)" if self._options else name
 
     @overload
@@ -289,8 +288,8 @@ class Enqueuer(Generic[C, J]):
           id is that of the job that has the key.
 
         If the task or `options(unique=…)` has a `Unique` policy, each mapping makes a unique key. This key may already
-        be taken, even by an earlier mapping. The policy then decides whether the mapping is skipped, replaces or
-        updates the waiting job, or raises an error. The attributes `replaced` and `skipped` of the returned number
+        be taken, even by an earlier mapping. The policy then decides whether the mapping is skipped, replaces
+        the waiting job, or raises an error. The attributes `replaced` and `skipped` of the returned number
         count such mappings.
 
         Raises `ArgumentsError` for a mapping that does not fit the task; the message names the mapping's position.
@@ -299,19 +298,17 @@ class Enqueuer(Generic[C, J]):
         remains in the transaction.
         """
         ids: list[int] | None = [] if returning else None
-        count = self._enqueue_numbered(session, enumerate(arguments), ids)
+        count = self._add_all(session, arguments, ids)
         return count if ids is None else ids
 
-    def _enqueue_numbered(
-        self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], ids: list[int] | None, /
-    ) -> Enqueued:
-        """Enqueue numbered mappings like `enqueue_many`. Errors show these numbers. `ids` receives the jobs' ids."""
+    def _add_all(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], ids: list[int] | None) -> Enqueued:
+        """Add a job for each mapping, as `enqueue_many` does. `ids` receives the ids of the jobs."""
         into = any_session(session, lambda: f"{self._written}.enqueue_many(session, […])")
         declaration, unique = self._declaration, self._unique
         has_shards, shards = is_sharded(into), list[Any]()
 
         def each(convert: Callable[[bytes], Any]) -> Iterator[Any]:
-            for number, values in arguments:
+            for number, values in enumerate(arguments):
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
@@ -565,14 +562,11 @@ class _Waits(Protocol[J]):
     async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J: ...  # noqa: ASYNC109
 
 
-TaskLike = Task[..., Any, Any] | type[Any] | str
-"""A task, a task's class, or a task's name."""
+TaskLike = Task[..., Any, Any] | str
+"""A task, or a task's name."""
 
 
 class TaskDecorator(Protocol[J]):
     """The return value of `@jobs.task(…)`."""
 
-    @overload
-    def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
-    @overload
     def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...

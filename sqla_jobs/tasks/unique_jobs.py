@@ -221,7 +221,7 @@ def _write(session: Session, group: Sequence[Later]) -> None:
     first, args = group[0], {str(one.key): one.args for one in group}
     policy = first.policy
     jobs = _unique_jobs(session, first.models, first.values, policy, first.gates_of)
-    if policy.changes and policy.per is None:
+    if policy.replaces and policy.per is None:
         stored = _change(jobs, args)
     else:
         stored = _Stored()
@@ -240,7 +240,7 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     keyed = [(key, args) for key, args in batch if key is not None]
     counts = Counter(key for key, _ in keyed)
     _overtake(jobs, counts)
-    order = keyed if policy.changes else reversed(keyed)  # the dict keeps the last entry for each key
+    order = keyed if policy.replaces else reversed(keyed)  # the dict keeps the last entry for each key
     chosen = dict(sorted(dict(order).items()))
     stored = _store_batch(jobs, job, policy, chosen) if chosen else _Stored()
     if policy.on_conflict == "raise" and len(chosen) < len(keyed):
@@ -258,7 +258,7 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
     inserted = len(stored.inserted) + len(plain)
-    if policy.changes:
+    if policy.replaces:
         return Enqueued(inserted, replaced=replaced + again, skipped=left_out)
     return Enqueued(inserted, replaced=replaced, skipped=left_out + again)
 
@@ -347,7 +347,7 @@ def _store(jobs: UniqueJobs, policy: Unique, key: str, args: str) -> _Stored:
         inserted = jobs.insert({key: args}, any_conflict=policy.per is not None and fruitless < _FRUITLESS)
         stored.inserted.update({one.key: one for one in inserted})
         if not inserted:
-            if policy.changes and policy.per is None:
+            if policy.replaces and policy.per is None:
                 return _change(jobs, {key: args})
             taken = jobs.taken([key])
             _settle(jobs, policy, {key: args}, taken, stored, skip_locked=pause < _LONG)
@@ -367,7 +367,7 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
     With `in_order`, raise `_Again` instead of waiting for locks in a different order. `known` keeps the found jobs for
     the next turn. If such a job begins to run in the meantime, it still counts as the one that has the key.
     """
-    if policy.changes and policy.per is None:
+    if policy.replaces and policy.per is None:
         return _change(jobs, args)
     stored, pending = _Stored(), {key: args[key] for key in args if key not in known}
     rounds, has_locked = 0, False
@@ -380,7 +380,7 @@ def _store_many(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], known
             return stored
         found = jobs.taken(missing.keys() - known.keys())
         taken = {key: known[key] for key in missing if key in known} | found
-        if not policy.changes:
+        if not policy.replaces:
             known.update(found)
         pending = {key: missing[key] for key in missing if key not in taken}
         if pending:
@@ -420,12 +420,12 @@ def _settle(
     """Apply the policy to taken keys. Return the keys whose job has ended meanwhile, or is locked elsewhere."""
     live: dict[int, tuple[str, bool]] = {}
     for key, (one, is_of_period) in taken.items():
-        if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.changes)):
+        if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.replaces)):
             stored.left_out[key] = one
         else:
             live[one.id] = key, is_of_period
     held = jobs.hold(list(live), skip_locked=skip_locked) if live else []
-    if not policy.changes:
+    if not policy.replaces:
         stored.left_out.update({one.key: one for one in held})
         if missed := [] if skip_locked else list(live.keys() - {one.id for one in held}):
             begun = ((live[one.id][0], one) for one in jobs.begun(missed))

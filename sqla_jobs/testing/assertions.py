@@ -27,7 +27,7 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
     - `session`: the test's session; it is flushed.
     - `what`: a task, `task.options(…)` to find only jobs with these options, or a `Jobs` to find all jobs. A job may
       differ from the given `delay` by up to a second. For `unique=`, the resulting key is compared. The order of the
-      jobs in `after=` does not matter. For a task that is a class, pass `jobs.tasks["its name"]`.
+      jobs in `after=` does not matter.
     - `arguments`: some of the task's arguments, by name. Arguments are compared after decoding, and a default counts as
       a given argument.
 

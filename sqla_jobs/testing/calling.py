@@ -198,7 +198,7 @@ def run_job(
     coroutine task, or with an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
 
     - `session`: the test's session. A coroutine task that takes a session needs an `AsyncSession`.
-    - `task`: the task to run. For a task that is a class, pass `jobs.tasks["its name"]`.
+    - `task`: the task to run.
     - `options`: values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`, `resources`. Without `resources=` the worker contexts are entered for the run. `signals` gives the
       payloads that `run.wait_for` returns, by the signals' names: `signals={"approved": [Approval(by="ada")]}`.

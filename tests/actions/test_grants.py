@@ -203,7 +203,10 @@ class TestAnEnqueuer:
                 for right in rights:
                     to = tables.dialect.identifier_preparer.quote_identifier(role)
                     connection.exec_driver_sql(f"GRANT {right} TO {to}")
-            for policy in (Unique(on_conflict="update"), Unique(on_conflict="replace", max_delay=60, per=3600)):
+            for policy in (
+                Unique(on_conflict="replace", max_delay=60),
+                Unique(on_conflict="replace", max_delay=60, per=3600),
+            ):
                 changing = plain.options(unique_key="k", unique=policy, priority=3, columns={"note": "x"})
                 assert changing.enqueue(mine, n=3) is job
             assert (job.args, job.priority) == ({"n": 3}, 3)

@@ -222,7 +222,7 @@ class TestWhichApplication:
         declaring = (
             "from sqlalchemy.orm import DeclarativeBase\nfrom sqla_jobs import Jobs\nprint('settings are read')\n"
         )
-        base = "class Base(DeclarativeBase): ...\njobs = Jobs(Base, tasks=['noisy_tasks'])\n"
+        base = "class Base(DeclarativeBase): ...\njobs = Jobs(Base, modules=['noisy_tasks'])\n"
         tmp_path.joinpath("noisy.py").write_text(declaring + base)
         tasks = "from noisy import jobs\nprint('tasks are read')\n@jobs.task\ndef work() -> None: ...\n"
         tmp_path.joinpath("noisy_tasks.py").write_text(tasks)

@@ -120,13 +120,13 @@ def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, 
 def test_an_operator_sets_and_clears_a_limit_with_audit_lines(declared: Engine, session: Session) -> None:
     run("limit", "set", "stripe", "--running", "40", "--rate", "150", "--per", "2", "--actor", "ada")
     run("limit", "set", "keyed", "--key", "17", "--running", "2")
-    run("limit", "set", "Mail", "--key", "a@b.c", "--running", "2")
+    run("limit", "set", "mail", "--key", "a@b.c", "--running", "2")
     run("limit", "set", "--queue", "default", "--running", "9")
     assert audit(session) == [
         ("set", "limit stripe", {"running": 40}),
         ("set", "rate stripe", {"rate": 150, "per": "2.0"}),
         ("set", "limit keyed of key 17", {"running": 2}),
-        ("set", 'limit Mail of key "a@b.c"', {"running": 2}),
+        ("set", 'limit mail of key "a@b.c"', {"running": 2}),
         ("set", "limit of queue default", {"running": 9}),
     ]
     run("limit", "clear", "stripe")

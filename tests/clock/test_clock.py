@@ -327,7 +327,7 @@ from sqla_jobs.cron import every
 
 class Base(DeclarativeBase): ...
 
-jobs = Jobs(Base, session_factory=create_engine({url!r}))
+jobs = Jobs(Base, bind=create_engine({url!r}))
 
 @jobs.task
 def tick() -> None: ...

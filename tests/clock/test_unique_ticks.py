@@ -53,7 +53,7 @@ def ticks(jobs: Jobs[Any], session: Session) -> list[tuple[str, int | None]]:
         Unique("region"),
         Unique("region", on_conflict="raise"),
         Unique("region", on_conflict="replace", max_delay=None),
-        Unique("region", on_conflict="update", per=3600),
+        Unique("region", per=3600),
     ],
     ids=lambda unique: str(unique.on_conflict),
 )

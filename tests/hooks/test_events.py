@@ -51,7 +51,7 @@ def test_a_handler_that_raises_or_is_slow_harms_nothing(database: Engine, sessio
     class Base(DeclarativeBase):
         pass
 
-    other = Jobs(Base, session_factory=database)
+    other = Jobs(Base, bind=database)
 
     @other.on("started", "succeeded")
     def raises(event: RunEvent) -> None:
@@ -82,7 +82,7 @@ def test_a_handler_that_raises_or_is_slow_harms_nothing(database: Engine, sessio
 
 def test_a_retry_of_a_cancelled_job_is_the_event_cancelled(database: Engine, session: Session) -> None:
     heard: list[RunEvent] = []
-    other = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
+    other = Jobs(type("Base", (DeclarativeBase,), {}), bind=database)
     other.on("retried", "cancelled", "succeeded")(partial(heard.append))
 
     @other.task(name="fails")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -80,7 +79,7 @@ def test_whatever_a_row_says_its_failure_is_stored(session: Session, value: str,
     assert set(session.scalars(select(Job.max_lost).where(Job.task == "follow_up"))) <= {None}
 
 
-@pytest.mark.parametrize("target", ["follow_up", "two", "none", "foreign", "text", "row", "options", "unique", "class"])
+@pytest.mark.parametrize("target", ["follow_up", "two", "none", "foreign", "text", "row", "options", "unique"])
 def test_what_cannot_follow_is_refused_when_it_is_declared(target: str) -> None:
     def failing() -> None: ...
 
@@ -102,16 +101,8 @@ def test_what_cannot_follow_is_refused_when_it_is_declared(target: str) -> None:
     @other.task(name="fits")
     def fits(session: Session, job: other.Job) -> None: ...  # type: ignore[name-defined]
 
-    @other.task(name="AsClass")
-    @dataclass
-    class AsClass:
-        job_id: int
-
-        def execute(self) -> None: ...
-
     other.task(name="followed", on_failure=fits)(failing)
-    other.task(name="followed_by_a_class", on_failure=other.tasks["AsClass"])(failing)
     tasks: dict[str, Any] = {"two": two, "none": none, "foreign": shop.follow_up, "text": text, "row": row}
-    tasks |= {"unique": once, "class": AsClass, "options": fits.options(queue="urgent")}
+    tasks |= {"unique": once, "options": fits.options(queue="urgent")}
     with pytest.raises(DeclarationError, match="on_failure"):
         other.task(name="other", on_failure=tasks.get(target, target))(failing)

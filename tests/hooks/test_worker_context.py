@@ -152,7 +152,7 @@ def test_they_are_entered_in_the_event_loop_of_an_application(database: Engine, 
 
 def test_a_job_that_outlives_the_grace_is_the_only_one_that_finds_it_closed(database: Engine, session: Session) -> None:
     closed, release, late = threading.Event(), threading.Event(), list[bool]()
-    other = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
+    other = Jobs(type("Base", (DeclarativeBase,), {}), bind=database)
 
     @other.worker_context
     @contextmanager
@@ -266,7 +266,7 @@ def test_a_worker_does_not_start_where_one_fails_and_leaves_the_others(
 def test_an_error_as_one_ends_is_logged_and_the_others_end(
     database: Engine, session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other, left = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database), list[str]()
+    other, left = Jobs(type("Base", (DeclarativeBase,), {}), bind=database), list[str]()
 
     @other.worker_context
     @contextmanager

@@ -23,7 +23,7 @@ def spread(database: Engine) -> Jobs[Any]:
     class Base(DeclarativeBase):
         pass
 
-    jobs = Jobs(Base, session_factory=database)
+    jobs = Jobs(Base, bind=database)
 
     @jobs.task(limits=RateLimit(20, per=2, burst=3))
     def send(n: int) -> None: ...

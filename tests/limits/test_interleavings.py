@@ -135,11 +135,11 @@ def test_what_has_begun_is_the_head_also_where_it_was_given_back(database: Engin
         assert arguments(other.limited(), database) == [1]
 
 
-@pytest.mark.parametrize("change", ["move many", "update"])
+@pytest.mark.parametrize("change", ["move many", "replace"])
 def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become(
     database: Engine, claims: Claims, change: str
 ) -> None:
-    policy = Unique(on_conflict="update")
+    policy = Unique(on_conflict="replace", max_delay=0)
     with Session(database) as session:
         first = shop.ordered.options(unique_key="first", unique=policy).enqueue(session, account=1, n=0)
         session.commit()
@@ -152,7 +152,7 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
             shop.ordered.options(unique_key="first", unique=policy, priority=9).enqueue(session, account=1, n=0)
         session.commit()
         queue, priority = first.queue, first.priority
-    assert (queue, priority) == ("default" if change == "update" else "other", 9)
+    assert (queue, priority) == ("default" if change == "replace" else "other", 9)
     (head,) = claims.limited(queue=queue)
     assert arguments([head], database) == [0]
     claims.end(head)
@@ -221,17 +221,17 @@ def test_a_start_counts_from_the_moment_after_the_lock(database: Engine, claims:
 
 def test_a_start_that_does_not_happen_does_not_count(database: Engine, claims: Claims) -> None:
     """A job that is changed between a claim's snapshot and its lock of the job is left to the next claim."""
-    updated = shop.rated.options(unique_key="one", unique=Unique(on_conflict="update"))
+    replacing = shop.rated.options(unique_key="one", unique=Unique(on_conflict="replace", max_delay=0))
     with Session(database) as session:
         jobs.set_limit(session, shop.rated, rate=2, per=3600)
         session.commit()
         enqueue(database, shop.rated, numbered(1))
         assert len(claims.limited()) == 1  # where there is a start, the time is read before jobs are locked
-        updated.enqueue(session, n=0)
+        replacing.enqueue(session, n=0)
         session.commit()
         with time_held(claims) as held, beside(claims.limited) as claim:
             wait_until(lambda: waiting_for_locks(database) == 1)
-            updated.enqueue(session, n=1)
+            replacing.enqueue(session, n=1)
             session.commit()
             held.rollback()
     claimed = claim.result() or claims.limited()
@@ -308,17 +308,17 @@ def test_a_plain_claim_under_way_while_a_limit_is_set_may_slip_through_once(data
 def test_a_job_gets_no_gates_for_arguments_that_it_no_longer_has(
     database: Engine, claims: Claims, monkeypatch: pytest.MonkeyPatch, task: Any
 ) -> None:
-    """Such as a schedule's job that is updated while a worker makes its gates: it would wait for another key's jobs."""
-    updated = task.options(unique_key="one", unique=Unique(on_conflict="update"))
+    """Such as a schedule's job that is replaced while a worker makes its gates: it would wait for jobs of another."""
+    replacing = task.options(unique_key="one", unique=Unique(on_conflict="replace", max_delay=0))
     also = {"n": 0} if task is shop.ordered else {}
     give = claims.queries.give_gates
     with Session(database) as session:
-        updated.enqueue(session, account=1, **also)
+        replacing.enqueue(session, account=1, **also)
         session.execute(text("UPDATE sqla_jobs SET gates = NULL, ordered_by = NULL"))
         session.commit()
 
         def give_late(connection: Connection, gated: Sequence[Gated]) -> int:
-            updated.enqueue(session, account=2, **also)
+            replacing.enqueue(session, account=2, **also)
             session.commit()
             return give(connection, gated)
 

@@ -25,7 +25,7 @@ def bound(database: Engine) -> Jobs[Any]:
     class Base(DeclarativeBase):
         pass
 
-    return Jobs(Base, session_factory=database)
+    return Jobs(Base, bind=database)
 
 
 class Application:

@@ -276,7 +276,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "long prefix": (lambda: plain(prefix="x" * 32), "prefix"),
     "schema": (lambda: plain(schema=""), "schema=''"),
     "schema with %": (lambda: plain(schema="100%"), "'100%'"),
-    "one string": (lambda: plain(tasks="shop.mail"), "'shop.mail'"),
+    "one string": (lambda: plain(modules="shop.mail"), "'shop.mail'"),
     "same prefix": (twice, "'sqla_jobs'"),
     "no JobMixin": (lambda: plain(job_class=Text), "JobMixin"),
     "mapped class": (one_class_twice, "MyJob"),

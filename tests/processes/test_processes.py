@@ -215,7 +215,7 @@ from sqla_jobs import Jobs
 
 class Base(DeclarativeBase): ...
 
-jobs = Jobs(Base, tasks=["mail"])
+jobs = Jobs(Base, modules=["mail"])
 
 class App:
     extensions = {"sqla_jobs": jobs}

@@ -141,7 +141,7 @@ def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_
 
 @pytest.mark.parametrize(("number", "shown"), [(100, 100), (101, 0)])
 def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, number: int, shown: int) -> None:
-    of_many = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
+    of_many = Jobs(type("Base", (DeclarativeBase,), {}), bind=database)
 
     def nothing() -> None: ...
 

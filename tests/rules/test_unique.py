@@ -18,10 +18,10 @@ def parity(arguments: Mapping[str, Any]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("unique", "stored", "changes"),
+    ("unique", "stored", "replaces"),
     [
         (Unique("a", on_conflict="raise"), (("a",), "raise", None, None), False),
-        (Unique(["a", "b"], on_conflict="update", per=0.001), (("a", "b"), "update", None, 0.001), True),
+        (Unique(["a", "b"], per=0.001), (("a", "b"), "return", None, 0.001), False),
         (Unique([], on_conflict="replace", max_delay=0), ((), "replace", 0, None), True),
         (Unique(parity, on_conflict="replace", max_delay=None), (parity, "replace", None, None), True),
         (
@@ -31,9 +31,9 @@ def parity(arguments: Mapping[str, Any]) -> int:
         ),
     ],
 )
-def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], changes: bool) -> None:
+def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], replaces: bool) -> None:
     assert (unique.key, unique.on_conflict, unique.max_delay, unique.per) == stored
-    assert unique.changes == changes
+    assert unique.replaces == replaces
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,8 @@ def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], changes:
         {"key": 5},
         {"on_conflict": "ignore"},
         {"on_conflict": "replace"},
-        {"max_delay": None, "on_conflict": "update"},
+        {"on_conflict": "update"},
+        {"max_delay": None, "on_conflict": "return"},
         {"per": 0},
     ],
     ids=str,

@@ -59,14 +59,6 @@ def sync(account: int, note: str = "") -> None: ...
 def export(account: int) -> None: ...
 
 
-@jobs.task
-@dataclass
-class Mail:
-    email: str
-
-    def execute(self) -> None: ...
-
-
 def choose(mapper: Any, instance: Any, clause: Any = None) -> str:
     """The application decides by the tenant of its rows and of its jobs. It knows nothing about batches."""
     return SHARD_OF[instance.tenant]

@@ -15,19 +15,15 @@ from tests.steps.test_sleeps import let_time_pass
 from tests.steps.test_steps import drained
 
 REPLACE = Unique("account", on_conflict="replace", max_delay=None)
-UPDATE = Unique("account", on_conflict="update")
 LONG = 36500 * 86400.0
 
 
 @pytest.mark.parametrize(
-    ("unique", "how", "many"),
-    [(REPLACE, "sleep", False), (REPLACE, "wait", True), (UPDATE, "fail", False), (UPDATE, "wait", False)],
-    ids=["replace, sleep", "replace, wait", "update, fail", "update, wait"],
+    ("how", "many"),
+    [("sleep", False), ("wait", True), ("fail", False)],
 )
-def test_a_job_with_stored_steps_ends_with_its_own_arguments(
-    session: Session, unique: Unique, how: str, many: bool
-) -> None:
-    task = charges_and_tells.options(unique=unique)
+def test_a_job_with_stored_steps_ends_with_its_own_arguments(session: Session, how: str, many: bool) -> None:
+    task = charges_and_tells.options(unique=REPLACE)
     job = task.enqueue(session, account=17, cents=100, how=how)
     drained(session)
     assert (job.state, calls) == ("scheduled", ["charged 100"])
@@ -60,9 +56,8 @@ def test_in_its_period_a_job_with_stored_steps_is_returned_unchanged(session: Se
     assert task.enqueue(session, account=17, cents=999, how="sleep") is not job
 
 
-@pytest.mark.parametrize("unique", [REPLACE, UPDATE], ids=["replace", "update"])
-def test_a_step_that_is_stored_while_the_enqueue_waits_for_the_job_counts(database: Engine, unique: Unique) -> None:
-    task = charges_and_tells.options(unique=unique)
+def test_a_step_that_is_stored_while_the_enqueue_waits_for_the_job_counts(database: Engine) -> None:
+    task = charges_and_tells.options(unique=REPLACE)
     lease = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001", "attempt": 1}
     with Session(database) as one, Session(database) as other, ThreadPoolExecutor() as threads:
         job = task.enqueue(one, account=17, cents=100, how="sleep")

@@ -218,7 +218,7 @@ from sqla_jobs import Jobs
 
 class Base(DeclarativeBase): ...
 
-jobs = Jobs(Base, session_factory=create_engine({database_url!r}))
+jobs = Jobs(Base, bind=create_engine({database_url!r}))
 
 @jobs.task
 def version() -> str:
@@ -262,7 +262,7 @@ def set_search_path(connection, record):
 
 class Base(DeclarativeBase): ...
 
-jobs = Jobs(Base, session_factory=engine)
+jobs = Jobs(Base, bind=engine)
 
 @jobs.task
 def work() -> None: ...

@@ -11,13 +11,11 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 
 from sqla_jobs import ArgumentsError, Jobs, testing
-from tests.testing.kit_shop import Greet, jobs, send
+from tests.testing.kit_shop import jobs, send
 
 CALLS: list[Callable[[Any], object]] = [
     lambda session: send.options(delay=3).enqueue(session, "a@b.c"),
     lambda session: send.enqueue_many(session, []),
-    lambda session: jobs.enqueue(session, Greet("Ada")),
-    lambda session: jobs.enqueue_many(session, []),
     lambda session: jobs.cancel(session, 1),
     lambda session: jobs.retry(session, 1),
     lambda session: jobs.why(session, 1),

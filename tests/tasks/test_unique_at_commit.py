@@ -37,10 +37,6 @@ REQUESTS = 20
 def index(account: int, note: str = "") -> None: ...
 
 
-@jobs.task(unique=Unique("account", on_conflict="update"))
-def refresh(account: int, note: str = "") -> None: ...
-
-
 @jobs.task(unique=Unique("account"))
 def bill(account: int, note: str = "") -> None: ...
 
@@ -90,7 +86,7 @@ def inserts(engine: Engine) -> list[str]:
     return sent
 
 
-@pytest.mark.parametrize("task", [index, refresh, bill])
+@pytest.mark.parametrize("task", [index, bill])
 def test_transactions_that_enqueue_one_key_do_not_wait_for_each_other(database: Engine, task: Any) -> None:
     """All of them are in their transactions at once, which on the old way only one gets to."""
     together = threading.Barrier(REQUESTS, timeout=20)
@@ -121,7 +117,7 @@ def test_two_keys_in_opposite_orders_do_not_deadlock(database: Engine, task: Any
             with Session(database) as session:
                 for account in accounts:
                     task.enqueue_at_commit(session, account)
-                refresh.enqueue_at_commit(session, accounts[0])
+                bill.enqueue_at_commit(session, accounts[0])
                 together.wait()
                 session.commit()
 
@@ -130,7 +126,7 @@ def test_two_keys_in_opposite_orders_do_not_deadlock(database: Engine, task: Any
         assert [one.result(60) for one in both] == [None, None]
 
 
-@pytest.mark.parametrize("task", [index, refresh, bill])
+@pytest.mark.parametrize("task", [index, bill])
 def test_several_enqueues_of_one_key_are_one_write(database: Engine, session: Session, task: Any) -> None:
     sent = inserts(database)
     for note in "abc":

@@ -35,13 +35,11 @@ POLICIES = {
     "return": Unique("key"),
     "raise": Unique("key", on_conflict="raise"),
     "replace": Unique("key", on_conflict="replace", max_delay=None),
-    "update": Unique("key", on_conflict="update"),
 }
 PERIODS = {
     "return": Unique("key", per=FOR_EVER),
     "raise": Unique("key", on_conflict="raise", per=FOR_EVER),
     "replace": Unique("key", on_conflict="replace", max_delay=None, per=FOR_EVER),
-    "update": Unique("key", on_conflict="update", per=FOR_EVER),
 }
 LEASE = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001"}
 
@@ -78,9 +76,7 @@ class Model:
         elif live.state == "running":
             live.has_key = live.of_period = False
         else:
-            live.token = token
-            if mode == "replace":
-                live.state = fresh.state
+            live.token, live.state = token, fresh.state
             return "replaced"
         self.rows.append(fresh)
         return "inserted"

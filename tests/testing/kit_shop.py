@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -59,12 +58,8 @@ def answers(what: str) -> Any:
 
 
 @jobs.task
-@dataclass
-class Greet:
-    name: str
-
-    def execute(self) -> str:
-        return f"Hello {self.name}"
+def greet(name: str) -> str:
+    return f"Hello {name}"
 
 
 @jobs.task(unique=Unique(key="account"))

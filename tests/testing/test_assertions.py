@@ -18,7 +18,7 @@ from sqla_jobs.testing import (
     enqueued,
     make_job,
 )
-from tests.testing.kit_shop import Greet, Order, charge, jobs, send, settle
+from tests.testing.kit_shop import Order, charge, greet, jobs, send, settle
 
 
 def test_a_job_is_found_by_some_of_its_arguments_and_returned(kit_session: Session) -> None:
@@ -32,10 +32,10 @@ def test_a_job_is_found_by_some_of_its_arguments_and_returned(kit_session: Sessi
         assert_not_enqueued(kit_session, send, body="two")
     with pytest.raises(AssertionError, match=f"job {two.id}"):
         assert_not_enqueued(kit_session, jobs)
-    jobs.enqueue(kit_session, Greet("Ada"))
-    with pytest.raises(AssertionError, match="1 of 'Greet'"):
+    greet.enqueue(kit_session, "Ada")
+    with pytest.raises(AssertionError, match="1 of 'greet'"):
         assert_enqueued(kit_session, charge)
-    assert_enqueued(kit_session, jobs.tasks["Greet"], name="Ada")
+    assert_enqueued(kit_session, jobs.tasks["greet"], name="Ada")
 
 
 def test_arguments_are_compared_as_the_task_gets_them(kit_session: Session) -> None:
@@ -127,7 +127,7 @@ def test_values_that_no_job_of_the_task_can_have_are_refused(kit_session: Sessio
 def a_function(email: str) -> None: ...
 
 
-@pytest.mark.parametrize("what", [Greet, a_function])
+@pytest.mark.parametrize("what", [Order, a_function])
 def test_anything_but_a_task_is_refused(kit_session: Session, what: Any) -> None:
     for call in (assert_enqueued, enqueued, assert_not_enqueued, make_job):
         with pytest.raises(ArgumentsError, match="expected"):

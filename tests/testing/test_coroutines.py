@@ -99,7 +99,7 @@ async def test_run_job_is_awaited(asession: AsyncSession) -> None:
     await run_job(asession, shop.settle)(order=order)
     assert order.status == "settled"
     assert await run_job(asession, shop.note, attempt=3)(n=1) == "attempt 3"
-    assert await run_job(asession, jobs.tasks["Greet"], attempt=3)(name="ann") == "hello ann, attempt 3"
+    assert await run_job(asession, jobs.tasks["greet"], attempt=3)(name="ann") == "hello ann, attempt 3"
     assert await effects(asession) == [1]
     with pytest.raises(ValueError, match="no 2"):
         await run_job(asession, shop.fail)(n=2)
@@ -110,7 +110,7 @@ async def test_run_job_is_awaited(asession: AsyncSession) -> None:
 
 def test_those_without_a_session_run_in_a_synchronous_test(session: Session) -> None:
     one = shop.nap.enqueue(session, seconds=0.01)
-    jobs.enqueue(session, shop.Greet("ann"))
+    shop.greet.enqueue(session, "ann")
     assert drain(jobs, session) == 2
     assert one.state == "succeeded"
     assert asyncio.run(run_job(session, shop.shout)(text="hey")) == "HEY"

@@ -36,7 +36,7 @@ def test_two_tasks_that_declare_one_limit_differently(sqla_jobs_session: Session
 
 
 def test_no_task_at_all(sqla_jobs_session: Session) -> None:
-    check_refused(application(), sqla_jobs_session, "tasks=")
+    check_refused(application(), sqla_jobs_session, "modules=")
 
 
 def test_tables_that_this_code_cannot_work_on(sqla_jobs_session: Session) -> None:

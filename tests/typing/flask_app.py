@@ -23,7 +23,7 @@ class MyJob(JobMixin):
 
 
 db = SQLAlchemy(model_class=Base)
-jobs = Jobs(db.Model, job_class=MyJob, tasks=["shop.tasks"])
+jobs = Jobs(db.Model, job_class=MyJob, modules=["shop.tasks"])
 flask_jobs = FlaskJobs(jobs)
 
 

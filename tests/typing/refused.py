@@ -61,12 +61,9 @@ async def ping(url: str) -> int:
     return 1
 
 
-@jobs.task
 @dataclass
-class SendEmail:
+class Mail:
     email: str
-
-    def execute(self) -> None: ...
 
 
 def wrong_calls() -> None:
@@ -107,7 +104,6 @@ def injected_arguments(session: Session, run: RunContext, order: Order) -> None:
 
 def wrong_sessions(session: AsyncSession) -> None:
     tidy.enqueue(session)  # error
-    jobs.enqueue(session, SendEmail("a@b.c"))  # error
     send_email.enqueue_many(session, [])  # error
     tidy.enqueue(db)  # error
     jobs.cancel("7", 7)  # error
@@ -117,7 +113,6 @@ def wrong_options(session: Session) -> None:
     send_email.options(dely=5)  # error
     send_email.options(priority="high")  # error
     send_email.enqueue_many(session, ["a@b.c"])  # error
-    jobs.enqueue_many(session, SendEmail("a@b.c"))  # error
     send_email.enqueue_many(session, [], returning=1)  # error
     jobs.worker("default", threads=4)  # error
 
@@ -150,7 +145,7 @@ def wrong_unique() -> None: ...
 
 def wrong_uniques(session: Session) -> None:
     Unique("account", on_conflict="replace")  # error
-    Unique("account", on_conflict="update", max_delay=60)  # error
+    Unique("account", on_conflict="raise", max_delay=60)  # error
     Unique(7)  # error
     send_email.options(unique=True)  # error
 
@@ -180,7 +175,7 @@ def wrong_tests(session: Session, order: Order, asession: AsyncSession) -> None:
     run_job(session, send_email)(email="a@b.c")  # error
     run_job(session, settle)(order=7, lines=[])  # error
     run_job(session, archive, attempts=3)  # error
-    run_job(session, SendEmail)  # error
+    run_job(session, Mail)  # error
     assert_enqueued(asession, archive)  # error
     drain(jobs, session, errors="ignore")  # error
     drain(jobs, asession)  # error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, NewType, ParamSpec, TypeVar, Unpack, assert_type
@@ -46,7 +45,7 @@ class Base(DeclarativeBase):
 
 engine = create_engine("postgresql+psycopg://localhost/shop")
 factory = sessionmaker(engine)
-jobs = Jobs(Base, prefix="shop_", tasks=["shop.mail", "shop.billing.tasks"], session_factory=factory)
+jobs = Jobs(Base, prefix="shop_", modules=["shop.mail", "shop.billing.tasks"], bind=factory)
 
 
 class Order(Base):
@@ -164,13 +163,13 @@ def unique_jobs(session: Session) -> None:
         assert_type(found.job, JobMixin)
     forever = Unique("tenant", on_conflict="replace", max_delay=None, per=60.0)
     index.options(unique=forever, delay=60).enqueue(session, 1, datetime.now(UTC))
-    send_email.options(unique_key="welcome-17", unique=Unique(on_conflict="update", per=3600))
+    send_email.options(unique_key="welcome-17", unique=Unique(per=3600))
     bill.enqueue_at_commit(session, 1)
     index.options(delay=60).enqueue_at_commit(session, 1, since=datetime.now(UTC))
     settle.enqueue_at_commit(session, Order(), note="later")
     watch.enqueue_at_commit(session, account=UUID(int=1), since=datetime.now(UTC))
     assert_type(bill.enqueue(session, 1).is_new, bool)
-    jobs.enqueue(session, Invoice(7), unique=Unique(key=None, on_conflict="return"))
+    bill.options(unique=Unique(key=None, on_conflict="return")).enqueue(session, 1)
 
 
 @jobs.task(timeout=timedelta(minutes=1), delay=60, retention={"succeeded": "erase", "failed": None, "cancelled": 60})
@@ -212,14 +211,6 @@ def thumbnail(session: Session, photo: int, *, width: int = 100) -> str:
     return f"{photo} of {width}"
 
 
-@background()
-@dataclass
-class Crop:
-    photo: int
-
-    def execute(self) -> None: ...
-
-
 @audited
 async def rotate(session: AsyncSession, run: RunContext, photo: int) -> int:
     return photo
@@ -228,7 +219,6 @@ async def rotate(session: AsyncSession, run: RunContext, photo: int) -> int:
 def with_wrappers(session: Session) -> None:
     assert_type(thumbnail.enqueue(session, 7, width=3), JobMixin)
     assert_type(thumbnail(session, photo=7), str)
-    jobs.enqueue(session, Crop(photo=7))
     assert_type(rotate.enqueue(session, photo=7), JobMixin)
 
 
@@ -277,24 +267,6 @@ def keep(value: Any, note: str = "") -> None: ...
 def tidy() -> None: ...
 
 
-@jobs.task
-@dataclass
-class SendEmail:
-    email: str
-    body: str = ""
-
-    def execute(self) -> None: ...
-
-
-@jobs.task(queue="mail", priority=3)
-@dataclass(frozen=True)
-class Invoice:
-    number: int
-
-    def execute(self, session: Session, run: RunContext) -> int:
-        return self.number
-
-
 def rows() -> Iterator[dict[str, Any]]:
     for number in range(1_000_000):
         yield {"email": f"{number}@b.c", "body": "hi"}
@@ -325,13 +297,7 @@ def enqueue(session: Session, order: Order) -> None:
     assert_type(count + count.replaced + count.skipped, int)
     assert_type(count.inserted, int)
     assert_type(send_email.enqueue_many(session, rows(), returning=True), list[int])
-    assert_type(jobs.enqueue_many(session, [Invoice(7)], returning=True, queue="bulk"), list[int])
     send_email.options(queue="bulk").enqueue_many(session, [{"email": "a@b.c", "body": "hi"}])
-
-    assert_type(jobs.enqueue(session, SendEmail(email="a@b.c", body="hi")), JobMixin)
-    jobs.enqueue(session, Invoice(7), delay=timedelta(hours=1), priority=-1, unique_key="invoice:7")
-    number: int = jobs.enqueue_many(session, (Invoice(number) for number in range(9)), queue="bulk")
-    assert number >= 0
 
     by_name = jobs.tasks["mail.send"]
     assert_type(by_name.enqueue(session, email="a@b.c", password="…"), JobMixin)

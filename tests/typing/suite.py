@@ -64,12 +64,8 @@ def send(email: str, *, copies: int = 1) -> None: ...
 
 
 @jobs.task
-@dataclass
-class Greet:
-    name: str
-
-    def execute(self) -> str:
-        return self.name
+def greet(name: str) -> str:
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +90,7 @@ def test_what_was_enqueued(sqla_jobs_session: Session) -> None:
     assert_type(assert_enqueued(sqla_jobs_session, settle, order=order), TenantJob)
     assert_type(enqueued(sqla_jobs_session, settle.options(queue="default", delay=60)), list[TenantJob])
     assert_not_enqueued(sqla_jobs_session, send.options(priority=3), email="a@b.c")
-    assert_type(assert_enqueued(sqla_jobs_session, jobs.tasks["Greet"], name="Ada"), TenantJob)
+    assert_type(assert_enqueued(sqla_jobs_session, jobs.tasks["greet"], name="Ada"), TenantJob)
 
 
 def test_tasks_without_a_job(sqla_jobs_session: Session) -> None:
@@ -103,7 +99,7 @@ def test_tasks_without_a_job(sqla_jobs_session: Session) -> None:
     assert_type(run_job(sqla_jobs_session, settle)(order), None)
     assert_type(run_job(sqla_jobs_session, count, max_attempts=3, cancel_requested=True)(to=3), int)
     run_job(sqla_jobs_session, send)("a@b.c", copies=2)
-    assert_type(run_job(sqla_jobs_session, jobs.tasks["Greet"])(name="Ada"), Any)
+    assert_type(run_job(sqla_jobs_session, jobs.tasks["greet"])(name="Ada"), Any)
 
 
 def test_errors_and_what_starts(sqla_jobs_session: Session, sqla_jobs_connection: Connection) -> None:
@@ -145,26 +141,15 @@ async def later(value: int) -> Any:
     return value
 
 
-@jobs.task
-@dataclass
-class Wave:
-    name: str
-
-    async def execute(self, session: AsyncSession, run: RunContext) -> str:
-        return self.name
-
-
 async def coroutine_tasks(session: AsyncSession, run: RunContext, order: Order) -> None:
     assert_type(await fetch(url="x"), bytes)
     assert_type(await fetch("x", tries=2), bytes)
     assert_type(await store(session, order), None)
-    assert_type(await Wave("x").execute(session, run), str)
     assert_type(await session.run_sync(fetch.enqueue, url="x"), TenantJob)
     assert_type(await session.run_sync(fetch.options(delay=3).enqueue, "x", tries=2), TenantJob)
     assert_type(await session.run_sync(watch.enqueue, url="x"), TenantJob)
     assert_type(await session.run_sync(store.enqueue, order=order), TenantJob)
     assert_type(await session.run_sync(both.enqueue, order, cents=3), TenantJob)
-    assert_type(await session.run_sync(jobs.enqueue, Wave("x")), TenantJob)
     count = await session.run_sync(fetch.enqueue_many, [{"url": "x"}])
     assert_type(count + count.skipped, int)
     assert_type(await session.run_sync(jobs.cancel, 7), bool)

@@ -265,10 +265,10 @@ def test_a_job_of_a_taken_key_that_is_not_in_the_batch_is_refused(session: Sessi
     assert after.state == "blocked"
 
 
-@pytest.mark.parametrize("policy", ["return", "update"])
-def test_a_job_of_a_taken_key_that_is_in_the_batch_stays_there(session: Session, policy: Any) -> None:
+@pytest.mark.parametrize("unique", [Unique([]), Unique([], on_conflict="replace", max_delay=None)])
+def test_a_job_of_a_taken_key_that_is_in_the_batch_stays_there(session: Session, unique: Unique) -> None:
     batch = jobs.batch(session)
-    task = shop.mark.options(unique=Unique([], on_conflict=policy), batch=batch)
+    task = shop.mark.options(unique=unique, batch=batch)
     job = task.enqueue(session, n=1)
     assert task.enqueue(session, n=2) is job
     assert task.enqueue_many(session, [{"n": 3}]) == 0
