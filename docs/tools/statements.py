@@ -16,7 +16,7 @@ from sqlalchemy.orm import registry
 from sqla_jobs import queries
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
-from sqla_jobs.queries import commit, schedules, succeed
+from sqla_jobs.queries import commit, schedules
 from sqla_jobs.queries.begin import _question
 from sqla_jobs.queries.expressions import Tables, rendered
 from sqla_jobs.queries.statement import Statement
@@ -30,19 +30,23 @@ def statements() -> Iterator[tuple[str, str]]:
     tables = Tables(map_models(registry(), None, "sqla_", JobMixin))
     yield "commit.BEGIN", laid_out(f"BEGIN; {_question(LEASE)}")
     yield "commit.COMMIT", laid_out(f"{commit.Commit(tables, LEASE)._plain}; COMMIT")
-    yield "succeed.SucceedOne", compiled(succeed.SucceedOne(tables, LEASE).sql())
     for name in ("due", "fire", "record", "advance"):
         yield f"schedules.{name}", compiled(getattr(schedules, name)(tables))
     for module in pkgutil.iter_modules(queries.__path__, f"{queries.__name__}."):
         for one in vars(import_module(module.name)).values():
             if _is_statement(one) and one.__module__ == module.name:
-                yield f"{module.name.rpartition('.')[2]}.{one.__name__}", compiled(one(tables).sql())
+                yield f"{module.name.rpartition('.')[2]}.{one.__name__}", compiled(one(tables, **_waits(one)).sql())
 
 
 def _is_statement(one: Any) -> bool:
-    """True for a class with SQL of its own that is made from the tables alone."""
-    is_one = inspect.isclass(one) and issubclass(one, Statement) and one.sql is not Statement.sql
-    return is_one and [*inspect.signature(one).parameters] == ["tables"]
+    """True for a class with SQL of its own."""
+    is_one = inspect.isclass(one) and issubclass(one, Statement)
+    return is_one and (one.sql is not Statement.sql or hasattr(one, "text"))
+
+
+def _waits(one: Any) -> dict[str, float]:
+    """The limit of the statement's waits, if it has one."""
+    return {"lock_timeout": LEASE} if "lock_timeout" in inspect.signature(one).parameters else {}
 
 
 def compiled(statement: Any) -> str:

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict, ask, table_names
 from sqla_jobs.monitoring.queues import waiting_queues
-from sqla_jobs.queries.free_places import is_paused, with_arrays
+from sqla_jobs.queries.free_places import is_paused
+from sqla_jobs.queries.sql_text import with_arrays
 from sqla_jobs.queries.values import names
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, plural, they_are
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
 
-from sqla_jobs.queries.free_places import filled_in
 from sqla_jobs.queries.restrictions import is_of_operator
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import MANY, names, numbers, texts
 
@@ -33,11 +34,25 @@ class Gated(NamedTuple):
     ordered_by: str | None
 
 
+def _lacking(is_running: str) -> str:
+    # ordered gates begin with !, and " comes next in byte order
+    return f"""SELECT j.id, j.task, CAST(j.args AS text), coalesce(j.gates, '{{}}'), {is_running}
+        FROM $jobs j
+        JOIN unnest(CAST(:tasks AS text[]), CAST(:numbers AS int[])) known (task, number) ON known.task = j.task
+        WHERE (coalesce(cardinality(j.gates), 0) < known.number OR j.ordered_by IS NULL AND '"' > ANY (j.gates))"""
+
+
 class FewerGates(Statement):
     """Find the running jobs that lack gates, and some of the waiting jobs that lack gates.
 
     Plain SQL can also give a job an ordered gate but no position in the order. No claim would find such a job.
     """
+
+    text: ClassVar[str] = f"""
+        $lacking(true) AND j.state = 'running'
+        UNION ALL
+        ($lacking(false) AND j.state = 'queued' AND j.queue = ANY (CAST(:queues AS text[])) LIMIT {MANY})"""
+    pieces: Pieces = MappingProxyType({"lacking": _lacking})
 
     def __call__(
         self, connection: sa.Connection, expected: Mapping[str, int], queues: Sequence[str]
@@ -53,12 +68,21 @@ class FewerGates(Statement):
         }
         return [LacksGates(*row) for row in self._run(connection, values)]
 
-    def sql(self) -> Any:
-        return filled_in(_FEWER, self.tables)
-
 
 class GiveGates(Statement):
     """Set the gates of waiting or running jobs. Locked rows, and jobs whose arguments have changed, are skipped."""
+
+    text: ClassVar[str] = """
+        WITH given AS MATERIALIZED (
+            SELECT j.id, g.gates, g.ordered_by
+            FROM $jobs j
+            JOIN unnest(
+              CAST(:ids AS bigint[]), CAST(:made_from AS text[]), CAST(:gates AS text[]), CAST(:orders AS text[]))
+              g (id, args, gates, ordered_by) ON g.id = j.id
+            WHERE j.state IN ('queued', 'running') AND CAST(j.args AS text) = g.args
+            FOR NO KEY UPDATE OF j SKIP LOCKED
+        )
+        UPDATE $jobs j SET gates = CAST(g.gates AS text[]), ordered_by = g.ordered_by FROM given g WHERE j.id = g.id"""
 
     def __call__(self, connection: sa.Connection, gated: Sequence[Gated]) -> int:
         """Return the number of changed jobs."""
@@ -70,9 +94,6 @@ class GiveGates(Statement):
         }
         return int(self._run(connection, values).rowcount)
 
-    def sql(self) -> Any:
-        return filled_in(_GIVE, self.tables)
-
 
 class OperatorLimits(Statement):
     """Find the limits on whole tasks and queues that only operators have set: each gate with its tasks' names."""
@@ -83,25 +104,3 @@ class OperatorLimits(Statement):
     def sql(self) -> Any:
         limits = self.tables.limits
         return sa.select(limits.c.gate, limits.c.tasks).where(is_of_operator(limits.c))
-
-
-# ordered gates begin with !, and " comes next in byte order
-_LACKING = """
-SELECT j.id, j.task, CAST(j.args AS text), coalesce(j.gates, '{{{{}}}}'), {is_running}
-FROM {{jobs}} j
-JOIN unnest(CAST(:tasks AS text[]), CAST(:numbers AS int[])) known (task, number) ON known.task = j.task
-WHERE (coalesce(cardinality(j.gates), 0) < known.number OR j.ordered_by IS NULL AND '"' > ANY (j.gates)) AND """
-_IN_QUEUES = "j.state = 'queued' AND j.queue = ANY (CAST(:queues AS text[]))"
-_FEWER = f"""{_LACKING.format(is_running="true")}j.state = 'running'
-UNION ALL
-({_LACKING.format(is_running="false")}{_IN_QUEUES} LIMIT {MANY})"""
-_GIVE = """
-WITH given AS MATERIALIZED (
-    SELECT j.id, g.gates, g.ordered_by
-    FROM {jobs} j
-    JOIN unnest(CAST(:ids AS bigint[]), CAST(:made_from AS text[]), CAST(:gates AS text[]), CAST(:orders AS text[]))
-      g (id, args, gates, ordered_by) ON g.id = j.id
-    WHERE j.state IN ('queued', 'running') AND CAST(j.args AS text) = g.args
-    FOR NO KEY UPDATE OF j SKIP LOCKED
-)
-UPDATE {jobs} j SET gates = CAST(g.gates AS text[]), ordered_by = g.ordered_by FROM given g WHERE j.id = g.id"""

@@ -22,8 +22,8 @@ from sqla_jobs.queries.expressions import (
     is_of_job,
     unnest_text,
 )
-from sqla_jobs.queries.free_places import named, queue_free
 from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
+from sqla_jobs.queries.sql_text import filled
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 from sqla_jobs.queries.values import ALL, EVERYWHERE, PRIORITIES, Among, Claimed, names, numbers, texts
 
@@ -222,7 +222,7 @@ class ClaimFromLimitedQueue(Claim):
         return array_of(paused(self.tables.queues))
 
     def _slots(self, lane: Any) -> Any:
-        return sa.func.least(lane.c.slots, sa.literal_column(named(queue_free("lane.queue"), self.tables)))
+        return sa.func.least(lane.c.slots, sa.literal_column(filled("$queue_free(lane.queue)", self.tables)))
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from string import Template
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
-from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.free_places import (
-    BUSY,
-    MOMENT,
-    free,
-    head,
-    is_paused,
-    last_start,
-    limit_of,
-    named,
-    next_start,
-    queue_free,
-    shifted,
-    table_names,
-    windows,
-    with_arrays,
-)
+from sqla_jobs.queries.pieces import read
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.rules.limits import MOST_RUNNING
@@ -69,6 +50,15 @@ class ClaimLimited(ClaimStatement):
     has begun, or else the job with the lowest position, in any queue and group. Cursors and hints are arrays of gates
     in PostgreSQL's format.
     """
+
+    text: ClassVar[str] = read("claim_limited")
+    pieces: Pieces = MappingProxyType(
+        {
+            "is_known": "j.task = ANY (CAST((SELECT tasks FROM begin) AS text[])) AND $is_among",
+            "most_running": str(MOST_RUNNING),
+            "most_attempts_before": str(MOST_ATTEMPTS - 1),
+        }
+    )
 
     def __call__(
         self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str], *, cursor: str
@@ -110,37 +100,3 @@ class ClaimLimited(ClaimStatement):
         found = [row[:-_OF_LOOK] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its in found}
         return Look(self.claimed(connection, process_id, [row[:-1] for row in found], gates), *rows[0][-_OF_LOOK:])
-
-    def sql(self) -> Any:
-        return _claim(self.tables)
-
-
-_COMMENT = re.compile("^ *--.*\n", re.MULTILINE)
-_TEMPLATE = Template(_COMMENT.sub("", Path(__file__).with_name("claim_limited.sql").read_text(encoding="utf-8")))
-_IS_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
-      AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))
-      AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
-
-
-def _claim(tables: Tables) -> sa.TextClause:
-    pieces = {
-        "moment": MOMENT,
-        "queue_free": queue_free(":queue"),
-        "queue_is_paused": is_paused("q"),
-        "task_is_paused": is_paused("p"),
-        "busy": BUSY,
-        "free": free("e.gate"),
-        "limit_of_gate": limit_of("d.gate"),
-        "windows_of_gate": windows("d.gate"),
-        "start_before_windows": last_start("g.gate", " AND s.started_at <= g.since"),
-        "last_start_of_full": last_start("f.gate"),
-        "shift_starts": shifted("SELECT gate, last_at FROM gate UNION SELECT gate, last_at FROM used_up"),
-        "limit_of_full": limit_of("f.gate"),
-        "next_start": next_start("f.gate"),
-        "is_known": _IS_KNOWN,
-        "head": head("s.ordered"),
-        "most_running": str(MOST_RUNNING),
-        "most_attempts_before": str(MOST_ATTEMPTS - 1),
-    }
-    named_pieces = {name: named(piece, tables) for name, piece in pieces.items()}
-    return with_arrays(_TEMPLATE.substitute(table_names(tables), **named_pieces))

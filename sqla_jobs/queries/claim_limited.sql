@@ -1,5 +1,5 @@
--- Claims jobs of one queue within all limits. The caller holds the limits lock. A name after a dollar sign is a table, or
--- a piece of SQL that claim_limited.py puts there. Comments are lines of their own, and are not sent.
+-- Claims jobs of one queue within all limits. The caller holds the limits lock. `$free(e.gate)` and its like are pieces of
+-- free_places.py. Comments are lines of their own, and are not sent.
 
 -- The process's row, locked so that nobody takes the process for dead before this commits.
 WITH RECURSIVE owner AS MATERIALIZED (
@@ -9,11 +9,11 @@ WITH RECURSIVE owner AS MATERIALIZED (
 $moment, $busy,
 -- What the claim may take: no row if the process is gone or the queue is paused.
 begin AS MATERIALIZED (
-    SELECT least(:room, $queue_free) AS room, CAST(:hints AS text[]) AS hints,
+    SELECT least(:room, $queue_free(:queue)) AS room, CAST(:hints AS text[]) AS hints,
       CAST(:ended AS int[]) AS ended, cardinality(CAST(:hints AS text[])) AS hinted,
       ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
-        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM $paused_tasks p WHERE $task_is_paused))) AS tasks
-    FROM owner WHERE NOT EXISTS (SELECT FROM $queues q WHERE q.name = :queue AND $queue_is_paused)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM $paused_tasks p WHERE $is_paused(p)))) AS tasks
+    FROM owner WHERE NOT EXISTS (SELECT FROM $queues q WHERE q.name = :queue AND $is_paused(q))
 ),
 -- One row for each group looked at. Steps up to 0 are the hints, in their order; those from 1 on walk through the index,
 -- from the cursor to the next group, or past all groups that begin with the same keys up to a full one. The first row
@@ -45,7 +45,7 @@ walk AS (
         coalesce(min(r.room) FILTER (WHERE left(e.gate, 1) <> '%'), $most_running) AS free,
         array_agg(r.room ORDER BY e.place) AS rooms
       FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
-      CROSS JOIN LATERAL (SELECT $free AS room OFFSET 0) r OFFSET 0) f
+      CROSS JOIN LATERAL (SELECT $free(e.gate) AS room OFFSET 0) r OFFSET 0) f
     WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
 ),
 -- The groups looked at, without the row that only begins.
@@ -67,7 +67,7 @@ gate AS MATERIALIZED (
       FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE "C") d
     CROSS JOIN LATERAL (
       SELECT min(w.since) AS since, max(w.last_at) AS last_at, max(w.total) AS total
-      FROM $limit_of_gate l CROSS JOIN LATERAL $windows_of_gate w WHERE l.rate IS NOT NULL) s
+      FROM $limit_of(d.gate) l CROSS JOIN LATERAL $windows(d.gate) w WHERE l.rate IS NOT NULL) s
 ),
 -- How many candidates each group may bring: an equal share of the room, and no more than its keys have places.
 share AS MATERIALIZED (
@@ -87,7 +87,7 @@ loose AS MATERIALIZED (
 heads AS MATERIALIZED (
     SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM $jobs j
-      WHERE s.ordered IS NOT NULL AND j.id = ($head)
+      WHERE s.ordered IS NOT NULL AND j.id = ($head(s.ordered))
         AND j.state LIKE 'queued' AND j.queue = :queue AND j.gates = s.gates AND $is_known
       FOR NO KEY UPDATE SKIP LOCKED) c
 ),
@@ -112,16 +112,16 @@ admitted AS MATERIALIZED (
 used_up AS MATERIALIZED (
     SELECT f.gate, last.started_at AS last_at FROM (
       SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at IS NOT NULL) f
-    LEFT JOIN LATERAL ($last_start_of_full) last ON true WHERE left(f.gate, 1) = '%'
+    LEFT JOIN LATERAL ($last_start(s.gate = f.gate)) last ON true WHERE left(f.gate, 1) = '%'
 ),
 -- Moves the starts of rates whose last start lies ahead of the clock, which was set back.
 shifted AS (
-    $shift_starts
+    $shifted(SELECT gate, last_at FROM gate UNION SELECT gate, last_at FROM used_up)
 ),
 -- Deletes the starts that no window counts any more, except the last one before the longest window.
 forgotten AS (
     DELETE FROM $starts s USING gate g
-    WHERE s.gate = g.gate AND s.started_at < (SELECT e.started_at FROM ($start_before_windows) e)
+    WHERE s.gate = g.gate AND s.started_at < (SELECT e.started_at FROM ($last_start(s.gate = g.gate AND s.started_at <= g.since)) e)
 ),
 claimed AS (
     UPDATE $jobs j SET state = 'running', attempt = least(j.attempt, $most_attempts_before) + 1,
@@ -150,7 +150,7 @@ FROM (
       CASE WHEN max(step) >= :steps
           OR count(*) FILTER (WHERE step > 0 AND full_at IS NULL) >= (SELECT greatest(room, 1) FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
-      (SELECT min($next_start) FROM used_up f CROSS JOIN LATERAL $limit_of_full l) AS next_in,
+      (SELECT min($next_start(f.gate)) FROM used_up f CROSS JOIN LATERAL $limit_of(f.gate) l) AS next_in,
       count(full_at) > 0 AS has_full
     FROM looked
 ) look

@@ -15,9 +15,9 @@ from sqla_jobs.queries.expressions import (
     message_of,
     messages,
     seconds,
-    takes_turn,
 )
 from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
+from sqla_jobs.queries.sql_text import filled
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 from sqla_jobs.queries.values import ALL, MANY, Among, Promotion, names
 from sqla_jobs.rules.outcomes import ROW_MISSING, ROWS_COME_WITHIN
@@ -54,7 +54,7 @@ class Promote(RenderedStatement):
         is_reached = jobs.c.run_at < sa.func.coalesce(reached, sa.literal_column("'infinity'::timestamptz"))
         in_order = (*waits, jobs.c.ordered_by.is_not(None), is_reached)
         # the lock is taken only if such a job is found
-        is_mine = sa.literal_column(takes_turn(tables), sa.Boolean).label("is_mine")
+        is_mine = sa.literal_column(filled("$takes_turn", tables), sa.Boolean).label("is_mine")
         first = sa.select(is_mine).select_from(jobs).where(*in_order).order_by(jobs.c.run_at).limit(1)
         turn = first.cte("turn").prefix_with("MATERIALIZED")
         rows = sa.select(jobs.c.ctid).where(*in_order, sa.select(turn.c.is_mine).scalar_subquery())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +13,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.pieces import read
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import numbers, texts
 from sqla_jobs.rules.redaction import ERASED_ARGS
@@ -71,7 +72,7 @@ class LockDependents(Statement):
     """
 
     text: ClassVar[str] = read("lock_dependents")
-    pieces: Mapping[str, str] = MappingProxyType(
+    pieces: Pieces = MappingProxyType(
         {
             "dependents": """
     SELECT e.job_id FROM $edges e WHERE e.needs_id = g.id
@@ -100,7 +101,7 @@ class Revive(Statement):
     """
 
     text: ClassVar[str] = read("revive")
-    pieces: Mapping[str, str] = MappingProxyType(
+    pieces: Pieces = MappingProxyType(
         {
             "has_arguments": "jsonb_typeof(j.args) = 'object' AND j.args <> CAST(:erased AS jsonb)",
             "has_no_rival": f"""

@@ -212,15 +212,6 @@ def lock_key(tables: Tables, what: str) -> str:
     return f"hashtextextended('sqla_jobs {what}', CAST(CAST('{name}' AS regclass) AS bigint))"
 
 
-def takes_turn(tables: Tables) -> str:
-    """Return the SQL text that tries to take the lock for giving positions to waiting jobs of ordered keys.
-
-    Only its holder queues such jobs, so that they become visible in the order of their positions. A process that fails
-    to take the lock looks again soon: the holder may not see all jobs that this process sees.
-    """
-    return f"pg_try_advisory_xact_lock({lock_key(tables, 'order')})"
-
-
 def last_run_of(run: Any, job_id: Any) -> ScalarSelect[Any]:
     """Return the id of a job's last run, as a subquery. `run` is the mapped class."""
     of_job = aliased(run)

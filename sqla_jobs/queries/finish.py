@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import ClassVar
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from sqla_jobs.queries.erasing import ERASED_ON_SUCCESS, ERASED_WITH_JOBS, NO_RUN_IS_LOCKED
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.pieces import read
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
@@ -23,7 +24,7 @@ class _StoreEnds(RenderedStatement):
     """Store the end of each attempt whose lease is valid and whose job is not locked. Replace taken run ids."""
 
     text: ClassVar[str] = read("finish")
-    pieces: Mapping[str, str] = MappingProxyType(
+    pieces: Pieces = MappingProxyType(
         {
             "expiry": EXPIRY.type,
             "delivered_within": str(DELIVERED_WITHIN),
@@ -75,12 +76,14 @@ class FinishAny(_StoreEnds):
 class FinishErased(_StoreEnds):
     """Store successful ends, and erase the arguments and earlier runs of their jobs."""
 
-    pieces: Mapping[str, str] = {
-        **_StoreEnds.pieces,
-        "may_be_erased": f" AND {NO_RUN_IS_LOCKED}",
-        "own_columns": ERASED_ON_SUCCESS,
-        "erased": f", {ERASED_WITH_JOBS}",
-    }
+    pieces: Pieces = MappingProxyType(
+        {
+            **_StoreEnds.pieces,
+            "may_be_erased": f" AND {NO_RUN_IS_LOCKED}",
+            "own_columns": ERASED_ON_SUCCESS,
+            "erased": f", {ERASED_WITH_JOBS}",
+        }
+    )
 
 
 class Finish:

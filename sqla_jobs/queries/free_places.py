@@ -1,57 +1,18 @@
-"""SQL text that computes the free places of a gate from the numbers of running jobs and of logged starts."""
+"""Pieces of SQL that compute the free places of a gate from the numbers of running jobs and of logged starts.
+
+In a statement, `$free(e.gate)` stands for what `free("e.gate")` returns.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-import sqlalchemy as sa
-from sqlalchemy.types import NullType, TypeEngine
-
 from sqla_jobs.queries import restrictions
-from sqla_jobs.queries.expressions import Tables, quoted, takes_turn, written
+from sqla_jobs.queries.expressions import written
 from sqla_jobs.rules.limits import WINDOWS
-
-_ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
-
-
-class _Written(sa.TypeDecorator[str]):
-    """An array in PostgreSQL's text format, bound as text for asyncpg, which would otherwise expect a list."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
-        return sa.Text() if dialect.driver == "asyncpg" else NullType()
-
-
-def filled_in(statement: str, tables: Tables) -> sa.TextClause:
-    """Return the statement with the names of tables in place of `{jobs}` and similar placeholders."""
-    return with_arrays(named(statement, tables))
-
-
-def with_arrays(statement: str) -> sa.TextClause:
-    """Return a statement. If its text casts a parameter to an array, the parameter is bound as an array."""
-    return sa.text(statement).bindparams(*(sa.bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
-
-
-def named(piece: str, tables: Tables) -> str:
-    """Return a piece of SQL with the table names filled in."""
-    return piece.format(**table_names(tables))
-
-
-def table_names(tables: Tables) -> dict[str, str]:
-    """Return the quoted names of the tables and sequences that these pieces use, and the text of a lock."""
-    used = (
-        *("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids", "positions"),
-        *("batches", "edges", "runs"),
-    )
-    return {name: quoted(getattr(tables, name)) for name in used} | {"takes_turn": takes_turn(tables)}
 
 
 def _rows_of(gate: str) -> str:
     row_of_keys = f"CASE WHEN strpos({gate}, '=') > 0 THEN left({gate}, strpos({gate}, '=')) END"
-    return f"{{limits}} l WHERE l.gate IN ({gate}, {row_of_keys})"
+    return f"$limits l WHERE l.gate IN ({gate}, {row_of_keys})"
 
 
 _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
@@ -71,14 +32,8 @@ def held(gate: str) -> str:
     return f"coalesce(CAST((SELECT running FROM busy) ->> {gate} AS bigint), 0)"
 
 
-def holders(gate: str, most: str) -> str:
-    """Return an array of the ids of jobs running behind a gate: the `most` jobs that started first."""
-    found = f"SELECT h.id FROM {{jobs}} h WHERE {_RUNNING} AND {gate} = ANY (h.gates)"
-    return f"ARRAY({found} ORDER BY h.current_run_id LIMIT {most})"
-
-
-_RUNNING = "h.state = 'running' AND h.gates IS NOT NULL"
-"""The condition that the job `h` is running behind a gate. There are no more of these jobs than slots of workers."""
+IS_BEHIND_GATES = "h.state = 'running' AND h.gates IS NOT NULL"
+"""The job `h` is running behind a gate. There are no more of these jobs than slots of workers."""
 
 
 def _keeps_order(gate: str) -> str:
@@ -101,7 +56,7 @@ def begun(order: str) -> str:
 
     IS FALSE keeps the expression in the form in which the index has it.
     """
-    return f"{{jobs}} h WHERE h.ordered_by = {order} AND (h.started_at IS NULL) IS FALSE"
+    return f"$jobs h WHERE h.ordered_by = {order} AND (h.started_at IS NULL) IS FALSE"
 
 
 def head(order: str) -> str:
@@ -109,23 +64,20 @@ def head(order: str) -> str:
 
     This is a job that has begun, whatever its position, or else the job with the lowest position.
     """
-    return f"""SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order} AND h.state = 'queued'
+    return f"""SELECT h.id FROM $jobs h WHERE h.ordered_by = {order} AND h.state = 'queued'
           ORDER BY (h.started_at IS NULL), h.position LIMIT 1"""
 
 
 def failed_among(row: str) -> str:
     """Return a FROM item for the jobs `h` that have begun and failed, for all keys of a row like `!mail=`."""
-    return f"{{jobs}} h WHERE {of_row('h.ordered_by', row)} AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"
+    # > comes right after = in byte order
+    return f"""$jobs h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>'
+        AND (h.started_at IS NULL) IS FALSE AND h.state = 'failed'"""
 
 
-def of_row(gate: str, row: str) -> str:
-    """Return the condition that a gate has a key of a row like `!mail=`: `>` comes right after `=` in byte order."""
-    return f"{gate} > {row} AND {gate} < left({row}, -1) || '>'"
-
-
-def last_start(gate: str, before: str = "") -> str:
-    """Return a query for the last row of a gate's starts."""
-    return f"""SELECT s.started_at, s.total FROM {{starts}} s WHERE s.gate = {gate}{before}
+def last_start(which: str) -> str:
+    """Return a query for the last of the starts `s` that meet a condition."""
+    return f"""SELECT s.started_at, s.total FROM $starts s WHERE {which}
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1"""
 
 
@@ -137,15 +89,15 @@ def windows(gate: str) -> str:
 
     If the last start lies ahead of the clock, the clock was set back, and `now` is the time of that start.
     """
-    before = f"(SELECT total FROM ({last_start(gate, ' AND s.started_at <= w.since')}) before)"
+    before = f"(SELECT total FROM ($last_start(s.gate = {gate} AND s.started_at <= w.since)) before)"
     # if all logged starts are more recent, count from the total before the first of them
-    first = f"(SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1)"
+    first = f"(SELECT s.total - s.count FROM $starts s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1)"
     # code declares nothing for a single key: the row of all keys has it
     declared = f"SELECT l.declared FROM {_rows_of(gate)} AND l.declared IS NOT NULL ORDER BY length(l.gate) LIMIT 1"
     return f"""(
         SELECT w.most, w.since, w.ends_at, t.now, last.started_at AS last_at, last.total,
           coalesce(last.total - coalesce({before}, {first}, 0), 0) AS used
-        FROM (SELECT) one LEFT JOIN LATERAL ({last_start(gate)}) last ON true
+        FROM (SELECT) one LEFT JOIN LATERAL ($last_start(s.gate = {gate})) last ON true
         CROSS JOIN LATERAL (SELECT greatest((SELECT now FROM moment), last.started_at) AS now) t
         CROSS JOIN LATERAL (SELECT l.rate, l.per, ({declared}) AS declared) l
         CROSS JOIN LATERAL ({WINDOWS}) w)"""
@@ -158,7 +110,7 @@ def shifted(ahead: str) -> str:
     clock has caught up. No start gets an earlier time than it had by the new clock, so the rate is not exceeded, and
     only the time since the last start is lost. Until then, these pieces count as if it had happened.
     """
-    return f"""UPDATE {{starts}} s SET started_at = s.started_at - (a.last_at - (SELECT now FROM moment))
+    return f"""UPDATE $starts s SET started_at = s.started_at - (a.last_at - (SELECT now FROM moment))
         FROM ({ahead}) a WHERE s.gate = a.gate AND a.last_at > (SELECT now FROM moment)"""
 
 
@@ -176,9 +128,9 @@ def free(gate: str) -> str:
 
 def queue_free(queue: str) -> str:
     """Return the number of a queue's jobs that may start, or NULL if nothing limits the queue."""
-    running = f"SELECT FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
+    running = f"SELECT FROM $jobs h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
     return f"""(SELECT greatest(0, l.running - (SELECT count(*) FROM ({running}) holders))
-      FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
+      FROM $limits l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
 def next_start(gate: str) -> str:
@@ -187,7 +139,7 @@ def next_start(gate: str) -> str:
     return f"""(SELECT CAST(max(extract(epoch FROM {frees_at} - w.now)) AS float8)
       FROM {windows(gate)} w
       CROSS JOIN LATERAL (
-        SELECT s.started_at, s.total - s.count AS before FROM {{starts}} s
+        SELECT s.started_at, s.total - s.count AS before FROM $starts s
         WHERE s.gate = {gate} AND s.total > w.total - w.most AND s.started_at > w.since
         ORDER BY s.started_at, s.total LIMIT 1) first
       WHERE first.before <= w.total - w.most)"""
@@ -206,6 +158,6 @@ This is the time after the lock was taken, not the time at which the statement b
 
 BUSY = f"""busy AS MATERIALIZED (
     SELECT jsonb_object_agg(b.gate, b.running) AS running FROM (
-      SELECT e.gate, count(*) AS running FROM {{jobs}} h CROSS JOIN LATERAL unnest(h.gates) e (gate)
-      WHERE {_RUNNING} AND e.gate IS NOT NULL GROUP BY e.gate) b)"""
+      SELECT e.gate, count(*) AS running FROM $jobs h CROSS JOIN LATERAL unnest(h.gates) e (gate)
+      WHERE {IS_BEHIND_GATES} AND e.gate IS NOT NULL GROUP BY e.gate) b)"""
 """The CTE with the number of running jobs behind each gate, as one JSON object."""

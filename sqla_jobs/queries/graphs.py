@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from copy import copy
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.free_places import filled_in, holds, named, with_arrays
+from sqla_jobs.queries.sql_text import Pieces, bound, filled
 from sqla_jobs.queries.values import numbers
 from sqla_jobs.rules.retention import Rule
 from sqla_jobs.rules.value_checks import CENTURY
@@ -27,12 +28,18 @@ Few graphs have more than `_FEW` jobs. Of a larger graph, the next statement rea
 
 def is_alone(models: Models[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that a job is in no batch, and was not enqueued after others, nor others after it."""
-    return sa.literal_column(f"({named(_IS_ALONE, Tables(models))})", sa.Boolean)
+    return sa.literal_column(f"({filled('$is_alone', Tables(models), _PIECES)})", sa.Boolean)
 
 
 def is_past_own(models: Models[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that a job has ended, and was kept for as long as its own retention says."""
-    return sa.literal_column(named(_is_past_own("{jobs}"), Tables(models)), sa.Boolean)
+    return sa.literal_column(filled("$is_past_own($jobs)", Tables(models), _PIECES), sa.Boolean)
+
+
+def connected(models: Models[Any]) -> sa.TextClause:
+    """Return a query for the jobs and batches that edges connect with the job `:job_id`, and at most `:most` rows."""
+    text = "$connected(CAST(:job_id AS bigint)) SELECT job_id, batch_id FROM connected LIMIT :most"
+    return bound(text, Tables(models), _PIECES)
 
 
 class Graphs:
@@ -45,9 +52,9 @@ class Graphs:
     def __init__(self, models: Models[Any], rules: Iterable[Rule]) -> None:
         tables = Tables(models)
         self._on = {"mapper": models.Job}
-        self._which_are_alone = with_arrays(named(_WHICH_ARE_ALONE, tables))
-        self._connected = filled_in(_CONNECTED, tables)
-        self._may_be_deleted = named(_MAY_BE_DELETED, tables)
+        self._which_are_alone = bound(_WHICH_ARE_ALONE, tables, _PIECES)
+        self._graphs = bound(_GRAPHS, tables, _PIECES)
+        self._may_be_deleted = bound(_MAY_BE_DELETED, tables, _PIECES)
         self._rules = json.dumps([one._asdict() for one in rules])
         self._known: dict[int, bool] = {}
         """The jobs that have been looked at, and whether their graph may be pruned."""
@@ -59,7 +66,7 @@ class Graphs:
         Use it in the statement that deletes the jobs of the graphs found by `whole`. Somebody may have retried one of
         them since.
         """
-        return sa.text(self._may_be_deleted).bindparams(rules=self._rules)
+        return self._may_be_deleted.bindparams(rules=self._rules)
 
     def whole(self, session: Session, ids: Sequence[int]) -> list[int]:
         """Return those of the jobs that may be pruned, each with all jobs of its graph.
@@ -72,7 +79,7 @@ class Graphs:
             some = left[: max(1, _MANY // most)]
             values = {"ids": numbers(some), "most": most, "rules": self._rules}
             is_news = is_cut = False
-            for graph, are_old in session.execute(self._connected, values, bind_arguments=self._on):
+            for graph, are_old in session.execute(self._graphs, values, bind_arguments=self._on):
                 is_cut |= len(graph) == most
                 if are_old and len(graph) == most:
                     continue
@@ -98,7 +105,7 @@ class Graphs:
 
 def find_empty_batches(session: Session, models: Models[Any], *, older_than: float, limit: int) -> list[int]:
     """Return batches made over `older_than` seconds ago that have no jobs, and that no job was enqueued after."""
-    found = sa.text(named(_EMPTY, Tables(models)))
+    found = bound(_EMPTY, Tables(models), _PIECES)
     values = {"older_than": older_than, "limit": limit}
     return [*session.scalars(found, values, bind_arguments={"mapper": models.Job})]
 
@@ -110,8 +117,9 @@ def remove_batches(session: Session, models: Models[Any], ids: list[int]) -> int
     statement sees the jobs that joined before the lock.
     """
     tables, on = Tables(models), {"mapper": models.Job}
-    locked = session.scalars(with_arrays(named(_HOLD, tables)), {"ids": numbers(ids)}, bind_arguments=on).all()
-    return len(session.execute(with_arrays(named(_REMOVE, tables)), {"ids": numbers(locked)}, bind_arguments=on).all())
+    locked = session.scalars(bound(_HOLD, tables), {"ids": numbers(ids)}, bind_arguments=on).all()
+    gone = session.scalars(bound(_REMOVE, tables, _PIECES), {"ids": numbers(locked)}, bind_arguments=on)
+    return len(gone.all())
 
 
 # OFFSET 0 keeps the planner from joining whole tables: it cannot know that few jobs are connected.
@@ -123,72 +131,91 @@ def _is_old(job: str) -> str:
       WHERE r.state = {job}.state AND {job}.finished_at < statement_timestamp() - r.kept * INTERVAL '1 second'
         AND (r."only" = '[]' OR jsonb_exists(r."only", {job}.task)) AND NOT jsonb_exists(r.others, {job}.task)
         AND (r.for_all OR {job}.retention IS NULL)
-      OFFSET 0) OR {_is_past_own(job)})
-      AND NOT ({job}.state = 'failed' AND {job}.ordered_by IS NOT NULL AND {holds(f"{job}.ordered_by")}))"""
+      OFFSET 0) OR $is_past_own({job}))
+      AND NOT ({job}.state = 'failed' AND {job}.ordered_by IS NOT NULL AND $holds({job}.ordered_by)))"""
 
 
 def _is_past_own(job: str) -> str:
     """Return the condition that the job was kept for its own retention. Any number that somebody stored is allowed."""
     own = f"greatest(0, least({job}.retention, {CENTURY:.0f}))"
-    has_ended = f"{job}.state = ANY ('{{{{{','.join(ENDED)}}}}}')"
+    has_ended = f"{job}.state = ANY ('{{{','.join(ENDED)}}}')"
     since = f"{job}.finished_at < statement_timestamp() - {own} * INTERVAL '1 second'"
     return f"({has_ended} AND {job}.retention IS NOT NULL AND coalesce({since}, false))"
 
 
 def _needed_by_young(edge: str) -> str:
     return f"""EXISTS (
-      SELECT FROM {{edges}} e WHERE {edge}
-        AND EXISTS (SELECT FROM {{jobs}} k WHERE k.id = e.job_id AND NOT {_is_old("k")} OFFSET 0)
+      SELECT FROM $edges e WHERE {edge}
+        AND EXISTS (SELECT FROM $jobs k WHERE k.id = e.job_id AND NOT $is_old(k) OFFSET 0)
       OFFSET 0)"""
 
 
-_IS_ALONE = """
-{jobs}.batch_id IS NULL AND {jobs}.if_failed IS NULL
-AND NOT EXISTS (SELECT FROM {edges} e WHERE e.needs_id = {jobs}.id OFFSET 0)"""
-_WHICH_ARE_ALONE = f"SELECT {{jobs}}.id FROM {{jobs}} WHERE {{jobs}}.id = ANY (CAST(:ids AS bigint[])) AND {_IS_ALONE}"
-# The arrays keep the planner from expecting millions of rows, for which each search would clear a large hash table.
-_CONNECTED = f"""
-SELECT g.ids, g.are_old FROM unnest(CAST(:ids AS bigint[])) s (id) CROSS JOIN LATERAL (
+def _connected(job_id: str) -> str:
+    """Return the CTE `connected`: the jobs and batches that edges connect with a job, in rows with one of the two.
+
+    A batch that no job waits for connects nothing. The arrays keep the planner from expecting millions of rows, for
+    which each search would clear a large hash table. Without the order, which is that of an index, even a small batch
+    might cost a scan of all jobs.
+    """
+    return f"""
   WITH RECURSIVE connected (job_id, batch_id) AS (
-      SELECT s.id, CAST(NULL AS bigint)
+      SELECT {job_id}, CAST(NULL AS bigint)
     UNION
       SELECT n.job_id, n.batch_id FROM connected c CROSS JOIN LATERAL (
         SELECT job_id, NULL AS batch_id FROM unnest(ARRAY(
-          SELECT e.needs_id FROM {{edges}} e WHERE e.job_id = c.job_id AND e.needs_id IS NOT NULL
+          SELECT e.needs_id FROM $edges e WHERE e.job_id = c.job_id AND e.needs_id IS NOT NULL
           UNION ALL
-          SELECT e.job_id FROM {{edges}} e WHERE e.needs_id = c.job_id
+          SELECT e.job_id FROM $edges e WHERE e.needs_id = c.job_id
           UNION ALL
-          SELECT e.job_id FROM {{edges}} e WHERE c.batch_id IS NOT NULL AND e.batch_id = c.batch_id
+          SELECT e.job_id FROM $edges e WHERE c.batch_id IS NOT NULL AND e.batch_id = c.batch_id
           UNION ALL
-          SELECT m.id FROM {{jobs}} m WHERE c.batch_id IS NOT NULL AND m.batch_id = c.batch_id
+          (SELECT m.id FROM $jobs m WHERE c.batch_id IS NOT NULL AND m.batch_id = c.batch_id
+           ORDER BY m.state, m.id LIMIT :most)
           LIMIT :most)) job_id
         UNION ALL
         SELECT NULL, batch_id FROM unnest(ARRAY(
-          SELECT e.batch_id FROM {{edges}} e WHERE e.job_id = c.job_id AND e.batch_id IS NOT NULL
+          SELECT e.batch_id FROM $edges e WHERE e.job_id = c.job_id AND e.batch_id IS NOT NULL
           UNION ALL
-          SELECT j.batch_id FROM {{jobs}} j
-          WHERE j.id = c.job_id AND EXISTS (SELECT FROM {{edges}} e WHERE e.batch_id = j.batch_id OFFSET 0))) batch_id
+          SELECT j.batch_id FROM $jobs j
+          WHERE j.id = c.job_id AND EXISTS (SELECT FROM $edges e WHERE e.batch_id = j.batch_id OFFSET 0))) batch_id
       ) n
-  )
+  )"""
+
+
+_PIECES: Pieces = MappingProxyType(
+    {
+        "is_old": _is_old,
+        "is_past_own": _is_past_own,
+        "needed_by_young": _needed_by_young,
+        "connected": _connected,
+        "is_alone": """
+$jobs.batch_id IS NULL AND $jobs.if_failed IS NULL
+AND NOT EXISTS (SELECT FROM $edges e WHERE e.needs_id = $jobs.id OFFSET 0)""",
+        "is_empty": """
+    NOT EXISTS (SELECT FROM $jobs j WHERE j.batch_id = b.id)
+    AND NOT EXISTS (SELECT FROM $edges e WHERE e.batch_id = b.id)""",
+    }
+)
+_WHICH_ARE_ALONE = "SELECT $jobs.id FROM $jobs WHERE $jobs.id = ANY (CAST(:ids AS bigint[])) AND $is_alone"
+_GRAPHS = """
+SELECT g.ids, g.are_old FROM unnest(CAST(:ids AS bigint[])) s (id) CROSS JOIN LATERAL (
+  $connected(s.id)
   SELECT array_agg(c.job_id) AS ids,
-    bool_and((SELECT {_is_old("k")} FROM {{jobs}} k WHERE k.id = c.job_id)) AS are_old
+    bool_and((SELECT $is_old(k) FROM $jobs k WHERE k.id = c.job_id)) AS are_old
   FROM (SELECT job_id FROM connected WHERE job_id IS NOT NULL LIMIT :most) c) g
 """
 _MAY_BE_DELETED = f"""
-{_is_old("{jobs}")}
-AND NOT {_needed_by_young("e.needs_id = {jobs}.id")}
-AND ({{jobs}}.batch_id IS NULL
-  OR NOT {_needed_by_young("e.batch_id = {jobs}.batch_id")}
-  AND NOT EXISTS (SELECT FROM {{jobs}} m WHERE m.batch_id = {{jobs}}.batch_id AND m.state IN {LIVE_WORDS} OFFSET 0))
+$is_old($jobs)
+AND NOT $needed_by_young(e.needs_id = $jobs.id)
+AND ($jobs.batch_id IS NULL
+  OR NOT $needed_by_young(e.batch_id = $jobs.batch_id)
+  AND NOT EXISTS (SELECT FROM $jobs m WHERE m.batch_id = $jobs.batch_id AND m.state IN {LIVE_WORDS} OFFSET 0))
 """
 
-_IS_EMPTY = """
-    NOT EXISTS (SELECT FROM {jobs} j WHERE j.batch_id = b.id)
-    AND NOT EXISTS (SELECT FROM {edges} e WHERE e.batch_id = b.id)"""
-_EMPTY = f"""
-SELECT b.id FROM {{batches}} b
-WHERE b.created_at < statement_timestamp() - :older_than * INTERVAL '1 second' AND {_IS_EMPTY}
+_EMPTY = """
+SELECT b.id FROM $batches b
+WHERE b.created_at < statement_timestamp() - :older_than * INTERVAL '1 second' AND $is_empty
 ORDER BY b.id LIMIT :limit
 """
-_HOLD = "SELECT b.id FROM {batches} b WHERE b.id = ANY (CAST(:ids AS bigint[])) FOR UPDATE SKIP LOCKED"
-_REMOVE = f"DELETE FROM {{batches}} b WHERE b.id = ANY (CAST(:ids AS bigint[])) AND {_IS_EMPTY} RETURNING b.id"
+_HOLD = "SELECT b.id FROM $batches b WHERE b.id = ANY (CAST(:ids AS bigint[])) FOR UPDATE SKIP LOCKED"
+_REMOVE = "DELETE FROM $batches b WHERE b.id = ANY (CAST(:ids AS bigint[])) AND $is_empty RETURNING b.id"

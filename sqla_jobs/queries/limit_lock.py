@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,18 +13,7 @@ from sqla_jobs.database.driver import committed_together, driver, execute
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.claim_limited import NOTHING_ENDED, ClaimLimited, Gates, Look
-from sqla_jobs.queries.expressions import Tables, lock_key
-from sqla_jobs.queries.free_places import (
-    BUSY,
-    MOMENT,
-    filled_in,
-    free,
-    last_start,
-    limit_of,
-    queue_free,
-    shifted,
-    windows,
-)
+from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.queries.values import ALL, Among, Claimed, names
 from sqla_jobs.rules.value_checks import DAY
@@ -40,27 +29,28 @@ class Lock(RenderedStatement):
     The holder's commit waits for the disk.
     """
 
-    def sql(self) -> Any:
-        return sa.text(f"SELECT pg_advisory_xact_lock({lock_key(self.tables, 'limits')}){self._also}")
+    text: ClassVar[str] = (
+        f"SELECT pg_advisory_xact_lock($lock_key(limits)), set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
+    )
 
-    _also = f", set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
 
-
-class LockUnflushed(Lock):
+class LockUnflushed(RenderedStatement):
     """Take the limits lock.
 
     The holder's commit does not wait for the disk, so the next holder gets the lock sooner: see `Flush`.
     """
 
-    _also = ", set_config('synchronous_commit', 'off', true)"
+    text: ClassVar[str] = (
+        "SELECT pg_advisory_xact_lock($lock_key(limits)), set_config('synchronous_commit', 'off', true)"
+    )
 
 
 class Flush(RenderedStatement):
     """Flush all earlier commits to disk, so that no job starts under a claim that a crash can undo."""
 
-    def sql(self) -> Any:
-        setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
-        return sa.text(f"SELECT {setting}, pg_logical_emit_message(true, 'sqla_jobs', '')")
+    text: ClassVar[str] = (
+        f"SELECT set_config('synchronous_commit', {_AT_LEAST_ON}, true), pg_logical_emit_message(true, 'sqla_jobs', '')"
+    )
 
 
 class ClaimLocked:
@@ -141,23 +131,48 @@ class ClaimLocked:
 class TellOfFreedPlaces(RenderedStatement):
     """Tell all workers that jobs behind limits may start, if there are other workers, and a gate still has room."""
 
-    def __call__(self, connection: sa.Connection, channel: str, gates: Collection[str]) -> None:
-        """`gates` are gates behind which places were freed, or queues such as `@mail`."""
-        self._rows(connection, {"channel": channel, "gates": names(tuple(gates))})
+    text: ClassVar[str] = f"""
+        WITH $moment, $busy
+        SELECT pg_notify($channel, '{LIMITS}')
+        WHERE (SELECT count(*) FROM $processes WHERE kind = 'worker') > 1 AND EXISTS (
+          SELECT FROM unnest(CAST(:gates AS text[])) e (gate)
+          WHERE CASE WHEN left(e.gate, 1) = '@' THEN $queue_free(substr(e.gate, 2)) ELSE $free(e.gate) END > 0)"""
 
-    def sql(self) -> Any:
-        return filled_in(_TELL, self.tables)
+    def __call__(self, connection: sa.Connection, gates: Collection[str]) -> None:
+        """`gates` are gates behind which places were freed, or queues such as `@mail`."""
+        self._rows(connection, {"gates": names(tuple(gates))})
 
 
 class ForgetStarts(RenderedStatement):
     """Delete the starts of gates behind which nothing has started for a day, if no window of the gate reaches back."""
 
-    def sql(self) -> Any:
-        return filled_in(_FORGET, self.tables)
+    text: ClassVar[str] = f"""
+        WITH $moment, gate AS MATERIALIZED (
+            SELECT s.gate, max(s.started_at) AS last_at FROM $starts s GROUP BY s.gate
+        )
+        DELETE FROM $starts s USING gate g
+        WHERE s.gate = g.gate AND g.last_at < least(
+          (SELECT now FROM moment) - interval '{DAY:.0f} s',
+          (SELECT min(w.since) FROM $limit_of(g.gate) l CROSS JOIN LATERAL $windows(g.gate) w WHERE l.rate IS NOT NULL))
+        RETURNING 1"""
 
 
 class Spend(RenderedStatement):
     """Take starts behind a gate for work that is not a job. The caller holds the limits lock."""
+
+    text: ClassVar[str] = """
+        WITH $moment, $busy, gate AS MATERIALIZED (
+            SELECT $free(CAST(:gate AS text)) AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
+            FROM (SELECT) one LEFT JOIN LATERAL ($last_start(s.gate = CAST(:gate AS text))) last ON true
+        ), shifted AS (
+            $shifted(SELECT CAST(:gate AS text) AS gate, last_at FROM gate)
+        ), logged AS (
+            INSERT INTO $starts (gate, started_at, total, count)
+            SELECT CAST(:gate AS text), (SELECT now FROM moment), gate.total + :number, :number
+            FROM gate WHERE gate.free >= :number
+            RETURNING 1
+        )
+        SELECT gate.free IS NOT NULL, (SELECT count(*) FROM logged) * :number FROM gate"""
 
     def __call__(self, connection: sa.Connection, gate: str, number: int) -> bool:
         """Take `number` starts if that many are free.
@@ -166,40 +181,3 @@ class Spend(RenderedStatement):
         """
         ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
         return taken == number or not is_limited
-
-    def sql(self) -> Any:
-        return filled_in(_SPEND, self.tables)
-
-
-_TELL = f"""
-WITH {MOMENT}, {BUSY}
-SELECT pg_notify(:channel, '{LIMITS}') WHERE (SELECT count(*) FROM {{processes}} WHERE kind = 'worker') > 1 AND EXISTS (
-  SELECT FROM unnest(CAST(:gates AS text[])) e (gate)
-  WHERE CASE WHEN left(e.gate, 1) = '@' THEN {queue_free("substr(e.gate, 2)")} ELSE {free("e.gate")} END > 0)
-"""
-
-_FORGET = f"""
-WITH {MOMENT}, gate AS MATERIALIZED (
-    SELECT s.gate, max(s.started_at) AS last_at FROM {{starts}} s GROUP BY s.gate
-)
-DELETE FROM {{starts}} s USING gate g
-WHERE s.gate = g.gate AND g.last_at < least(
-  (SELECT now FROM moment) - interval '{DAY:.0f} s',
-  (SELECT min(w.since) FROM {limit_of("g.gate")} l CROSS JOIN LATERAL {windows("g.gate")} w WHERE l.rate IS NOT NULL))
-RETURNING 1
-"""
-
-_SPEND = f"""
-WITH {MOMENT}, {BUSY}, gate AS MATERIALIZED (
-    SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
-    FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
-), shifted AS (
-    {shifted("SELECT CAST(:gate AS text) AS gate, last_at FROM gate")}
-), logged AS (
-    INSERT INTO {{starts}} (gate, started_at, total, count)
-    SELECT CAST(:gate AS text), (SELECT now FROM moment), gate.total + :number, :number
-    FROM gate WHERE gate.free >= :number
-    RETURNING 1
-)
-SELECT gate.free IS NOT NULL, (SELECT count(*) FROM logged) * :number FROM gate
-"""

@@ -48,6 +48,13 @@ COMMITTED_TO_DISK = (
 A server crash can undo an asynchronous commit, and with it the numbers that a sequence has handed out.
 """
 
+TAKES_TURN = "pg_try_advisory_xact_lock($lock_key(order))"
+"""Tries to take the lock for giving positions to waiting jobs of ordered keys.
+
+Only its holder queues such jobs, so that they become visible in the order of their positions. A process that fails to
+take the lock looks again soon: the holder may not see all jobs that this process sees.
+"""
+
 OF_THIS_JOB = "(j.times_replaced IS NULL OR r.finished_at >= j.created_at)"
 """The run counts among the job's attempts. The runs of the job that it replaced do not."""
 

@@ -9,13 +9,14 @@ ends are always noticed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 from sqla_jobs.models.types import LIVE_WORDS
 from sqla_jobs.queries.edges import AFTER_ALL, with_gaps
 from sqla_jobs.queries.pieces import read
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import MANY, numbers
 
@@ -35,7 +36,7 @@ _ENDED_PREREQUISITES = f"""
     WHERE d.waits_for = {NOBODY} OR p.state = 'succeeded' OR p.state IS NULL AND d.waits_for <> {DELETED}
       OR (p.state IS NULL OR p.state IN ('failed', 'cancelled')) AND d.if_failed IS DISTINCT FROM 'hold'"""
 """The watched jobs that have ended or been deleted, as far as this changes something for those that watch them."""
-_NEXT: Mapping[str, str] = MappingProxyType(
+_NEXT: Pieces = MappingProxyType(
     {
         "next_prerequisite": read("next_prerequisite"),
         # a deleted job counts as cancelled
@@ -85,7 +86,7 @@ class LockWatchers(Statement):
     """Lock jobs that watch a job that has ended or been deleted. Skip jobs that are already locked."""
 
     text: ClassVar[str] = read("lock_watchers")
-    pieces: Mapping[str, str] = MappingProxyType(
+    pieces: Pieces = MappingProxyType(
         {
             "ended_prerequisites": _ENDED_PREREQUISITES,
             "is_asked_for": "w.id > :beyond AND w.waits_for = ANY (CAST(:watched AS bigint[]))",
@@ -139,7 +140,7 @@ class Judge(Statement):
     """
 
     text: ClassVar[str] = read("judge")
-    pieces: Mapping[str, str] = MappingProxyType(
+    pieces: Pieces = MappingProxyType(
         {
             **_NEXT,
             "edges_of_w": "unnest(CAST(:needs AS bigint[]), CAST(:batches AS bigint[])) WITH ORDINALITY "
@@ -174,9 +175,7 @@ class Settle(Statement):
     """
 
     text: ClassVar[str] = read("settle")
-    pieces: Mapping[str, str] = MappingProxyType(
-        {**_NEXT, "edges_of_w": "(SELECT * FROM $edges e WHERE e.job_id = w.id) e"}
-    )
+    pieces: Pieces = MappingProxyType({**_NEXT, "edges_of_w": "(SELECT * FROM $edges e WHERE e.job_id = w.id) e"})
 
     def __call__(self, connection: SqlConnection, ids: Sequence[int], locked: Sequence[int] = ()) -> list[Settled]:
         values = {"ids": numbers(ids), "locked": numbers(locked)}
@@ -202,7 +201,7 @@ class Look(Statement):
           ARRAY(SELECT DISTINCT waits_for FROM ($ended_prerequisites
             ORDER BY d.waits_for LIMIT :many) ended ORDER BY 1),
           EXISTS (SELECT FROM $processes WHERE kind = 'worker' AND tasks IS NULL)"""
-    pieces: Mapping[str, str] = MappingProxyType(
+    pieces: Pieces = MappingProxyType(
         {"ended_prerequisites": _ENDED_PREREQUISITES, "is_asked_for": "w.waits_for > :beyond"}
     )
 

@@ -1,38 +1,71 @@
-"""SQL text: `$jobs` stands for a table's name, `$piece` for a piece of SQL, and `:name` for a parameter."""
+"""SQL text, and the one way to fill it in.
+
+`$jobs` stands for a table's name, `$piece` for a piece of SQL, `$piece(x)` for a piece about `x`, and `:name` for a
+parameter.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FunctionType, MappingProxyType
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.types import NullType, TypeEngine
 
-from sqla_jobs.queries import pieces
-from sqla_jobs.queries.expressions import Tables, quoted, takes_turn
-from sqla_jobs.queries.free_places import with_arrays
+from sqla_jobs.queries import free_places, pieces
+from sqla_jobs.queries.expressions import Tables, lock_key, quoted
 
-NO_PIECES: Mapping[str, str] = MappingProxyType({})
-_NAME = re.compile(r"\$([a-z_]+)")
-_SHARED = {name.lower(): piece for name, piece in vars(pieces).items() if name.isupper() and isinstance(piece, str)}
+Pieces = Mapping[str, str | Callable[[str], str]]
+"""Pieces of SQL by name. A function makes a piece about the SQL text in the parentheses."""
+NO_PIECES: Pieces = MappingProxyType({})
+_NAME = re.compile(r"\$([a-z_]+)(?:\(((?:[^()]|\([^()]*\))*)\))?")
+_ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
+_SHARED: Pieces = {
+    name.lower(): piece
+    for module in (pieces, free_places)
+    for name, piece in vars(module).items()
+    if (name.isupper() and isinstance(piece, str)) or isinstance(piece, FunctionType)
+}
 
 
-def filled(text: str, tables: Tables, own: Mapping[str, str] = NO_PIECES) -> str:
-    """Return the text with its names filled in: the tables and sequences, the pieces in `own`, and those of `pieces`.
+class _Written(sa.TypeDecorator[str]):
+    """An array in PostgreSQL's text format, bound as text for asyncpg, which would otherwise expect a list."""
 
-    `$channel` is the channel of notifications as a literal, and `$takes_turn` tries to take the lock of `takes_turn`.
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
+        return sa.Text() if dialect.driver == "asyncpg" else NullType()
+
+
+def filled(text: str, tables: Tables, own: Pieces = NO_PIECES) -> str:
+    """Return the text with its names filled in: the tables and sequences, the pieces in `own`, and those of `pieces`
+    and `free_places`.
+
+    `$channel` is the channel of notifications as a literal, and `$lock_key(order)` the key of an advisory lock.
     """
     named = {name: quoted(one) for name, one in vars(tables).items() if isinstance(one, sa.TableClause | sa.Sequence)}
     named |= {"channel": str(sa.literal(tables.channel).compile(compile_kwargs={"literal_binds": True}))}
-    pieces_of = {**_SHARED, "takes_turn": takes_turn(tables), **own}
+    pieces_of = {**_SHARED, "lock_key": partial(lock_key, tables), **own}
 
     def fill(found: re.Match[str]) -> str:
-        name = found[1]
-        return named[name] if name in named else _NAME.sub(fill, pieces_of[name])
+        name, about = found.groups()
+        if name in named:
+            return named[name]
+        piece = pieces_of[name]
+        return _NAME.sub(fill, piece if isinstance(piece, str) else piece(about))
 
     return _NAME.sub(fill, text)
 
 
-def bound(text: str, tables: Tables, own: Mapping[str, str] = NO_PIECES) -> sa.TextClause:
+def bound(text: str, tables: Tables, own: Pieces = NO_PIECES) -> sa.TextClause:
     """Return the text as a statement. What it casts to an array is bound as text in PostgreSQL's format of arrays."""
     return with_arrays(filled(text, tables, own))
+
+
+def with_arrays(statement: str) -> sa.TextClause:
+    """Return a statement. If its text casts a parameter to an array, the parameter is bound as an array."""
+    return sa.text(statement).bindparams(*(sa.bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import fetched
 from sqla_jobs.queries.expressions import Tables, numbered
-from sqla_jobs.queries.sql_text import NO_PIECES, bound
+from sqla_jobs.queries.sql_text import NO_PIECES, Pieces, bound
 
 SqlConnection = sa.Connection | Session
 
@@ -27,7 +26,7 @@ class Statement:
 
     text: ClassVar[str]
     """The SQL."""
-    pieces: Mapping[str, str] = NO_PIECES
+    pieces: Pieces = NO_PIECES
     """The pieces that only this statement uses."""
 
     def __init__(self, tables: Tables) -> None:

@@ -8,7 +8,6 @@ So if a COMMIT that was given up arrives late, it cannot store a step for a seco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from sqla_jobs.errors import LeaseLost, RowHeld
 from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.pieces import read
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import Claimed, Lease, of_lease
 from sqla_jobs.rules.outcomes import type_name
@@ -134,7 +134,7 @@ class RecordStep(Statement):
     def __init__(self, tables: Tables, lock_timeout: float | None = None, answer: str = "result") -> None:
         super().__init__(tables)
         waits = {"waits_briefly": waiting_at_most(lock_timeout), "skip_locked": self._skip_locked}
-        self.pieces: Mapping[str, str] = {**waits, "answer": answer}
+        self.pieces: Pieces = {**waits, "answer": answer}
         self._is_leased = _IsLeased(tables)
 
     def __call__(self, connection: sa.Connection, step: NewStep) -> str | None:

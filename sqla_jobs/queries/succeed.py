@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.pieces import read
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, of_lease, texts
 
@@ -45,7 +46,7 @@ class SucceedOne(Statement):
 
     def __init__(self, tables: Tables, lock_timeout: float | None = None, answer: str = "count(*)") -> None:
         super().__init__(tables)
-        self.pieces: Mapping[str, str] = {"waits_briefly": waiting_at_most(lock_timeout), "answer": answer}
+        self.pieces: Pieces = {"waits_briefly": waiting_at_most(lock_timeout), "answer": answer}
 
     def __call__(self, session: Session | sa.Connection, end: RunEnd) -> None:
         """Store a success inside the attempt's own transaction, waiting for the job's row if necessary.

@@ -183,7 +183,7 @@ class LimitedSource:
         if self._freed:
             gates = {gate for place in self._freed for gate in (f"@{place.queue}", *place.gates) if gate[0] not in "%~"}
             with self._services.claims.begin() as connection:
-                self._services.queries.tell_of_freed_places(connection, self._services.models.channel, gates)
+                self._services.queries.tell_of_freed_places(connection, gates)
             self._freed.clear()
             self._tell_at = time.monotonic() + _APART
 

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_statuses
-from sqla_jobs.monitoring.finding import ask, table_names
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.queries.graphs import connected
 
 LISTED = 20
 """The maximum number of jobs in a list."""
@@ -96,8 +97,7 @@ def read_batch_of(session: Session, jobs: Jobs[Any], batch_id: int | None) -> Ba
 
 def read_workflow(session: Session, jobs: Jobs[Any], job_id: int) -> Workflow:
     """Return the jobs and batches that edges connect with a job, at most `READ` of them, and the edges."""
-    connected = sa.text(_CONNECTED.format(**table_names(session, jobs)))
-    rows: list[Any] = ask(session, jobs, connected, job_id=job_id, most=READ + 1).all()
+    rows: list[Any] = ask(session, jobs, connected(jobs._models), job_id=job_id, most=READ + 1).all()
     job_ids = sorted({row.job_id for row in rows if row.job_id is not None} | {job_id})
     batch_ids = sorted({row.batch_id for row in rows if row.batch_id is not None})
     job = jobs.Job
@@ -116,27 +116,3 @@ def _edges(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> list[
         (f"b{row.batch_id}" if row.needs_id is None else f"j{row.needs_id}", f"j{row.job_id}")
         for row in ask(session, jobs, rows.order_by(edge.job_id, edge.place).limit(_EDGES))
     ]
-
-
-# A batch that no job waits for connects nothing. Without IS NOT NULL, each job would cost a scan of all jobs. Without
-# the order, which is that of an index, even a small batch might cost such a scan.
-_CONNECTED = """
-WITH RECURSIVE found (job_id, batch_id) AS (
-    SELECT CAST(:job_id AS bigint), CAST(NULL AS bigint)
-  UNION
-    SELECT n.job_id, n.batch_id FROM found f CROSS JOIN LATERAL (
-      SELECT e.needs_id AS job_id, e.batch_id FROM {edges} e
-      WHERE e.job_id = f.job_id AND num_nonnulls(e.needs_id, e.batch_id) > 0
-      UNION ALL
-      SELECT e.job_id, NULL FROM {edges} e WHERE e.needs_id = f.job_id
-      UNION ALL
-      SELECT e.job_id, NULL FROM {edges} e WHERE e.batch_id = f.batch_id
-      UNION ALL
-      SELECT NULL, j.batch_id FROM {jobs} j
-      WHERE j.id = f.job_id AND EXISTS (SELECT FROM {edges} e WHERE e.batch_id = j.batch_id)
-      UNION ALL
-      (SELECT m.id, NULL FROM {jobs} m WHERE m.batch_id = f.batch_id AND f.batch_id IS NOT NULL
-       ORDER BY m.state, m.id LIMIT :most)) n
-)
-SELECT job_id, batch_id FROM found LIMIT :most
-"""
