@@ -12,8 +12,8 @@ PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
     *("errors", "renamed", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "binds", "actions"),
     *("execution", "runtime", "following", "worker", "clock", "jobs", "opentelemetry"),
-    *("loading", "applications", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
-    *("dashboard", "cli", "flask", "pyramid", "__main__"),
+    *("loading", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
+    *("dashboard", "cli", "flask", "__main__"),
 )
 """The packages and modules at the top, from the ground up: each may import those before it."""
 PURE = ("errors", "rules", "cron")
