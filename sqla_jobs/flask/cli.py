@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 from flask import Flask
@@ -12,7 +11,6 @@ from flask.cli import NoAppException, ScriptInfo
 from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.cli.main import Commands
 from sqla_jobs.cli.naming import HOST, output_on_stderr, plain_errors
-from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.errors import ConfigurationError
 
 _LOADED = "sqla_jobs.flask:loaded"
@@ -52,8 +50,6 @@ def cli(context: click.Context) -> None:
                 app = loaded()
             context.with_resource(app.app_context())
             context.default_map = defaults_of(app.config)
-            if (migrate := app.extensions.get("migrate")) is not None:
-                context.meta[HISTORY] = str(Path(migrate.directory, "alembic.ini"))
 
 
 def _named(info: ScriptInfo) -> str:

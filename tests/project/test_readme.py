@@ -293,10 +293,12 @@ def test_the_other_ways_of_the_docs_make_the_tables(
         connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
     engine.dispose()
     for program, *arguments in commands_of(own):
-        app.alembic(*arguments) if program == "alembic" else app.sqla_jobs(*arguments)
+        assert program == "alembic"
+        app.alembic(*arguments)
     (written,) = app.revisions()
-    calls = re.findall(r"migrations\.\w+grade\(.*\)", blocks(MIGRATIONS, "python")[1].code)
-    assert re.findall(r"migrations\.\w+grade\(.*\)", written.read_text()) == calls
+    written.write_text(written.read_text().partition("def upgrade")[0] + blocks(MIGRATIONS, "python")[1].code)
+    app.alembic("upgrade", "head")
+    app.sqla_jobs("check", "shop:jobs")
 
 
 def test_the_commands_of_the_docs_are_accepted_with_their_options() -> None:
