@@ -10,7 +10,7 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
-    *("errors", "renamed", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "binds", "actions"),
+    *("errors", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "binds", "actions"),
     *("execution", "runtime", "following", "worker", "clock", "jobs", "opentelemetry"),
     *("loading", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
     *("dashboard", "cli", "flask", "__main__"),
