@@ -20,10 +20,10 @@ SLOW_ARGS ?= -n 5 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks docs)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
-EXTRAS := asyncio,dashboard,demo,encryption,flask,opentelemetry,prometheus,pyramid,reload
+EXTRAS := asyncio,dashboard,demo,encryption,flask,opentelemetry,prometheus,reload
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # the tests of what calls the dependencies
-CORE := database execution flask migrations models opentelemetry prometheus pyramid queries sharding worker test_cron.py
+CORE := database execution flask migrations models opentelemetry prometheus queries sharding worker test_cron.py
 # the tests of what depends on the version of Python: annotations, threads, coroutines
 AWARE := coroutines execution worker tasks/test_tasks.py
 

@@ -15,12 +15,9 @@ from sqla_jobs.database.engines import address_by_psycopg
 from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.value_checks import INI
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
 
-_APPLICATIONS = ("app", "application", "composite", "composit", "pipeline", "filter-app")
-"""The words before the colon in the names of ini sections that define an application."""
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 _ADDRESSES = (
     "postgresql+psycopg://user:password@/database?host=HOST:PORT&host=HOST:PORT&target_session_attrs=read-write"
@@ -39,8 +36,7 @@ def load_jobs(spec: str) -> Jobs[Any]:
 
     ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory for either
     (`shop:create_app()`, with or without the parentheses). An application's `Jobs` is bound to that application.
-    `production.ini` and `production.ini#name` name a Pyramid application. Raises `ConfigurationError`. The
-    application's own errors are raised unchanged.
+    Raises `ConfigurationError`. The application's own errors are raised unchanged.
     """
     return _jobs_of(_load_named(spec), spec)
 
@@ -50,7 +46,7 @@ def _jobs_of(found: Any, spec: str) -> Jobs[Any]:
     if jobs is None:
         raise ConfigurationError(
             f"{spec!r} gives a {type(found).__name__}: name a Jobs, such as shop:jobs, an application that carries one "
-            "(of Flask: by FlaskJobs, of Pyramid: by config.add_jobs), or a factory of either"
+            "(by FlaskJobs), or a factory of either"
         )
     if jobs is not found and hasattr(carried := _extension_of(found), "use"):
         carried.use(found)
@@ -61,8 +57,6 @@ def _load_named(spec: str) -> Any:
     """Return the `Jobs` or the application that `load_jobs` finds."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    if INI.fullmatch(spec):
-        return _named_by_ini(spec)
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(f"{spec!r}: write MODULE:ATTR, such as shop.jobs:jobs or shop:create_app()")
@@ -82,32 +76,6 @@ def _load_named(spec: str) -> Any:
     return found
 
 
-def _named_by_ini(spec: str) -> Any:
-    """Return the application that PasteDeploy makes, or its registry if a filter in the file hides the application."""
-    path = Path(spec.partition("#")[0])
-    if not path.is_file():
-        raise ConfigurationError(f"{spec!r}: there is no file {path.name} in {path.absolute().parent}")
-    try:
-        from pyramid.config import global_registries  # pyright: ignore[reportMissingTypeStubs]
-        from pyramid.paster import get_app, get_config_loader  # pyright: ignore[reportMissingTypeStubs]
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            f"{spec!r}: an ini is read by Pyramid, which is not installed: pip install 'sqla-jobs[pyramid]'"
-        ) from None
-    try:
-        app = get_app(spec)
-    except LookupError:
-        sections: list[str] = get_config_loader(spec).get_sections()
-        names = [one.partition(":")[2].strip() for one in sections if one.partition(":")[0].strip() in _APPLICATIONS]
-        if (name := spec.partition("#")[2] or "main") in names:
-            raise  # the application's own error
-        raise ConfigurationError(
-            f"{spec!r}: {path.name} has no application {name!r}; its applications: {', '.join(names) or 'none'}"
-            f"{did_you_mean(name, names)}"
-        ) from None
-    return app if hasattr(app, "registry") else global_registries.last
-
-
 def _made_by(factory: Any, spec: str) -> Any:
     try:
         inspect.signature(factory).bind()
@@ -119,10 +87,9 @@ def _made_by(factory: Any, spec: str) -> Any:
 
 
 def _extension_of(found: Any) -> Any:
-    """Return the extension "sqla_jobs" of a Flask or Pyramid application. None if there is no such extension."""
-    extensions = getattr(found, "extensions", None)  # Flask's
-    carriers = extensions if isinstance(extensions, dict) else getattr(found, "registry", found)  # Pyramid's
-    return carriers.get("sqla_jobs") if isinstance(carriers, dict) else None
+    """Return the extension "sqla_jobs" of a Flask application. None if there is no such extension."""
+    extensions = getattr(found, "extensions", None)
+    return extensions.get("sqla_jobs") if isinstance(extensions, dict) else None
 
 
 def _jobs_in(found: Any) -> Jobs[Any] | None:
@@ -140,7 +107,7 @@ def bind_for_command_line(jobs: Jobs[Any], where: Where) -> Jobs[Any]:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "
             "go to another database than its jobs; change the application's own setting instead, such as "
-            "SQLALCHEMY_DATABASE_URI or sqlalchemy.url"
+            "SQLALCHEMY_DATABASE_URI"
         )
     urls = where.urls
     if not urls and not jobs._is_bound and "DATABASE_URL" in os.environ:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -12,43 +12,39 @@ from sqla_jobs.errors import ConfigurationError
 Defaults = dict[str, dict[str, Any]]
 """Default values of options: for each command, a mapping from the names of options to values."""
 
+_PREFIX = "SQLA_JOBS_"
 _ONLY_SAID = {"application", "urls", "shard", "drain", "reload"}
 """Options of the worker that are not settings of an application."""
 
 
-def defaults_of(settings: Mapping[str, Any], prefix: str, shown: str, *, others: Collection[str] = ()) -> Defaults:
-    """Return defaults for the options of `worker` and `clock`, taken from the settings that begin with `prefix`.
+def defaults_of(config: Mapping[str, Any]) -> Defaults:
+    """Return defaults for the options of `worker` and `clock` from an application's config, as SQLA_JOBS_CONCURRENCY.
 
-    `shown` is a format string that shows the name of a setting. `others` are valid settings that are not options.
     Raises `ConfigurationError` for an unknown setting or an invalid value.
     """
-    given = {key: value for key, value in settings.items() if key.startswith(prefix) and value is not None}
-    for other in others:
-        given.pop(other, None)
+    given = {key: value for key, value in config.items() if key.startswith(_PREFIX) and value is not None}
     if not given:
         return {}
     from sqla_jobs.cli.running import clock, worker
 
-    known = {command: _settings(command, prefix) for command in (worker, clock)}
+    known = {command: _settings(command) for command in (worker, clock)}
     if unknown := given.keys() - known[worker].keys() - known[clock].keys():
-        names = ", ".join(sorted({*known[worker], *known[clock], *others}))
-        raise ConfigurationError(f"unknown setting {shown.format(min(unknown))}; valid settings: {names}")
+        names = ", ".join(sorted({*known[worker], *known[clock]}))
+        raise ConfigurationError(f"unknown setting app.config[{min(unknown)!r}]; valid settings: {names}")
     return {
         str(command.name): {
-            str(options[key].name): _value(shown.format(key), given[key], options[key])
-            for key in options.keys() & given.keys()
+            str(options[key].name): _value(key, given[key], options[key]) for key in options.keys() & given.keys()
         }
         for command, options in known.items()
     }
 
 
-def _settings(command: click.Command, prefix: str) -> dict[str, click.Option]:
+def _settings(command: click.Command) -> dict[str, click.Option]:
     options = [option for option in command.params if isinstance(option, click.Option)]
-    names = {str(option.name): option for option in options if option.name not in _ONLY_SAID}
-    return {prefix + (name.upper() if prefix.isupper() else name): option for name, option in names.items()}
+    return {_PREFIX + str(option.name).upper(): option for option in options if option.name not in _ONLY_SAID}
 
 
-def _value(shown: str, given: Any, option: click.Option) -> Any:
+def _value(key: str, given: Any, option: click.Option) -> Any:
     """Convert a setting as the command line does: `{"default": 8, "mail": 2}` is read as `default=8,mail=2`."""
     said = given
     if isinstance(given, Mapping):
@@ -58,4 +54,4 @@ def _value(shown: str, given: Any, option: click.Option) -> Any:
     try:
         return option.type(said)
     except click.BadParameter as error:
-        raise ConfigurationError(f"{shown} = {given!r}: {error.message}") from None
+        raise ConfigurationError(f"app.config[{key!r}] = {given!r}: {error.message}") from None

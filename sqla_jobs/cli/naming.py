@@ -16,7 +16,6 @@ import click
 
 from sqla_jobs.database.shard_name import SHARD_NAME, Where
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
-from sqla_jobs.rules.value_checks import INI
 
 HOST = "sqla_jobs.application"
 """The key in `Context.meta` under which a host program, such as `flask`, stores MODULE:ATTR."""
@@ -71,7 +70,7 @@ class ApplicationCommand(click.Command):
             return False
         is_alone = len(self.params) == len(options) + 1
         first = given["words"][0]
-        return is_alone or _SPEC.fullmatch(first) is not None or INI.fullmatch(first) is not None
+        return is_alone or _SPEC.fullmatch(first) is not None
 
 
 def named_application(given: str | None) -> str:
@@ -87,7 +86,7 @@ def named_application(given: str | None) -> str:
             "no application is named: give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP, "
             'or write app = "shop:jobs" under [tool.sqla_jobs] in pyproject.toml'
         )
-    if ":" not in str(found) and not INI.fullmatch(str(found)):  # before anything is imported or started
+    if ":" not in str(found):  # before anything is imported or started
         raise ConfigurationError(f"{found!r}: write MODULE:ATTR, such as shop:jobs or shop:create_app()")
     if context:
         context.meta[NAMED] = str(found)

@@ -27,8 +27,6 @@ from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.rules.redaction import check_depth
 from sqla_jobs.rules.wording import Count, duration
 
-HISTORY = "sqla_jobs.history"
-"""The key in `Context.meta` under which a host program stores the path to its alembic.ini."""
 _WIDE = 10_000
 _SHORT = 8
 """A column whose values have at most this many characters is never wrapped."""

@@ -9,7 +9,7 @@ import click
 
 from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import HISTORY, as_json, print_json, remedy
+from sqla_jobs.cli.output import as_json, print_json, remedy
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.models.version import LATEST, found_version, outdated, releases_on
@@ -18,21 +18,13 @@ from sqla_jobs.models.version import LATEST, found_version, outdated, releases_o
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.option("--sql", is_flag=True, help="Print the statements without executing them.")
-@click.option("--revision", is_flag=True, help="Write a revision for the application's own Alembic history.")
 @click.option("--citus", is_flag=True, help="Also let Citus commit jobs and distributed tables in two phases.")
-@click.option("--config", metavar="PATH", help="With --revision: the alembic.ini or pyproject.toml.")
 @in_each_shard
-def migrate(jobs: Jobs[Any], sql: bool, revision: bool, citus: bool, config: str | None) -> None:
+def migrate(jobs: Jobs[Any], sql: bool, citus: bool) -> None:
     """Create or upgrade the tables, in a database without an Alembic history."""
-    if sql and revision:
-        raise click.UsageError("--sql and --revision exclude each other: give one")
-    if config is not None and not revision:
-        raise click.UsageError(f"--config {config} is for --revision only: give both, or neither")
-    if citus and (sql or revision):
-        raise click.UsageError("--citus excludes --sql and --revision: a revision calls migrations.citus(op)")
-    if revision:
-        _write_revision(jobs, config)
-    elif sql:
+    if citus and sql:
+        raise click.UsageError("--citus excludes --sql: give one")
+    if sql:
         _print_sql(jobs)
     else:
         _migrate(jobs, citus)
@@ -55,13 +47,6 @@ def _print_sql(jobs: Jobs[Any]) -> None:
 
     engine = jobs._binding().engine if jobs._is_bound else None
     print_migration(engine, jobs._models, sys.stdout)
-
-
-def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
-    from sqla_jobs.migrations.writing import write_revision
-
-    path = write_revision(config or click.get_current_context().meta.get(HISTORY), jobs._models)
-    click.echo(f"nothing to write: the history reaches version {LATEST}" if path is None else f"written: {path}")
 
 
 @click.command(cls=ApplicationCommand)

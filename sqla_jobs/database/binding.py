@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from operator import methodcaller
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -22,8 +21,6 @@ SyncBind = sa.Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Takes a run's `RunContext`, and returns the context manager around the run. Outside runs, it takes `None`."""
-MEMBERS_OF_TEST = "sqla_jobs.database.binding.members"
-"""A test session's `info` may have a function under this key. It commits the other members of a run's transaction."""
 
 
 class Binding:
@@ -49,10 +46,6 @@ class Binding:
 
         The session is a new one, or the one in which the application writes.
         """
-        self.commit: Callable[[Session], None] = methodcaller("commit")
-        """Commits a session of the application, including that of a run."""
-        self.begin_anew: Callable[[Session], None] | None = None
-        """Prepares a run's session for its next transaction. `None` if no preparation is needed."""
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
@@ -116,7 +109,7 @@ class Binding:
         """Open a session that commits at the end, or rolls back after an error."""
         with self.session() as session:
             yield session
-            self.commit(session)
+            session.commit()
 
 
 def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:

@@ -41,7 +41,7 @@ def explain(error: BaseException) -> str:
         return (
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
-            f"history does, with `sqla-jobs migrate --revision` ({page('migrations')})"
+            f"history does ({page('migrations')})"
         )
     state: str | None = getattr(cause_of(error), "sqlstate", None)
     if isinstance(error, ProgrammingError) and state == _DENIED and _names_ours(_message(error)):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from operator import methodcaller
 from typing import Any, Protocol
 
 import psycopg
@@ -17,7 +16,6 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.async_sessions import around, end_run, is_awaited, read_anew
 from sqla_jobs.database.commits import is_waiting
@@ -74,14 +72,6 @@ def _roll_back(session: Session) -> None:
     except Exception as error:  # noqa: BLE001 - the connection cannot be used any more
         log.debug("the connection of an interrupted run is closed: %s", _reason(error))
         session.invalidate()
-
-
-def _take_back(session: Session, rows: Iterable[Any]) -> None:
-    """Add back the rows that a transaction manager removed from a session by closing it."""
-    for row in rows:
-        if instance_state(row).detached:
-            session.add(row)
-            session.expire(row)
 
 
 def _reason(error: BaseException) -> str:
@@ -162,8 +152,7 @@ class WorkerTransactions:
     """One transaction per run, in a session from `session`. If a process disappears, its locks are soon released.
 
     The server notices a vanished host within about `lease` seconds, and within a minute at most. `patience` is how long
-    a pooled connection may stay silent when a transaction begins on it. `commit` commits the session. `begin_anew`
-    prepares the session for another transaction after a commit.
+    a pooled connection may stay silent when a transaction begins on it.
     """
 
     rows_may_come: bool = True
@@ -176,15 +165,11 @@ class WorkerTransactions:
         lease: float,
         patience: float,
         isolation: str = "READ COMMITTED",
-        commit: Callable[[Session], None] = methodcaller("commit"),
-        begin_anew: Callable[[Session], None] | None = None,
     ) -> None:
         self.isolation: str = isolation
         """The isolation level of the sessions."""
         self._session = session
         self._queries = queries
-        self._commit = commit
-        self._begin_anew = begin_anew
         self._lease = lease
         self._patience = patience
         self._say_again_at = 0.0
@@ -228,7 +213,7 @@ class WorkerTransactions:
             self._queries.store_before_end(session, end)
             if session.twophase:  # the fence comes before anything is committed
                 self._queries.succeed(session, end)
-                self._commit(session)
+                session.commit()
             else:
                 ending = self._queries.ending(session, end)
                 self._commit_by(session, ending)
@@ -246,7 +231,7 @@ class WorkerTransactions:
                 ending.watch(connection)
             session.info[_ENDING] = ending
             try:
-                self._commit(session)
+                session.commit()
             finally:
                 del session.info[_ENDING]
 
@@ -257,32 +242,27 @@ class WorkerTransactions:
         return any(map(has_written, begun))
 
     def commit_part(self, session: Session, step: NewStep) -> str | None:
-        rows = list(session.identity_map.values())
         if session.twophase:
             session.flush()
             result = self._queries.steps.record_in_session(self._queries.connection(session), step)
-            self._commit(session)
+            session.commit()
         else:
             ending = self._queries.step_ending(session, step)
             self._commit_by(session, ending)
             result = ending.result
-        self._go_on(session, rows)
+        self._go_on(session)
         return result
 
     def undo_part(self, session: Session) -> None:
-        rows = list(session.identity_map.values())
         _roll_back(session)
-        self._go_on(session, rows)
+        self._go_on(session)
 
-    def _go_on(self, session: Session, rows: Iterable[Any]) -> None:
-        """Begin the transaction in which the run continues, with the `rows` that it had before.
+    def _go_on(self, session: Session) -> None:
+        """Begin the transaction in which the run continues.
 
         Raises `JobsError` if the database provides no transaction.
         """
         session.info[_CONNECTIONS].clear()
-        if self._begin_anew is not None:
-            self._begin_anew(session)
-            _take_back(session, rows)
         try:
             self._begin(session)
         except NotBegun as error:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import click
 from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
-from sqla_jobs.cli.configured import Defaults
-from sqla_jobs.cli.configured import defaults_of as settings_of
+from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.cli.main import Commands
 from sqla_jobs.cli.naming import HOST, output_on_stderr, plain_errors
-from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.errors import ConfigurationError
 
-_PREFIX = "SQLA_JOBS_"
 _LOADED = "sqla_jobs.flask:loaded"
 _HELP = "sqla_jobs.help"
-
-
-def defaults_of(config: Mapping[str, Any]) -> Defaults:
-    """Return the defaults of `worker` and `clock` from an application's config, such as SQLA_JOBS_CONCURRENCY.
-
-    Raises `ConfigurationError` for an unknown setting or an invalid value.
-    """
-    return settings_of(config, _PREFIX, "app.config[{!r}]")
 
 
 def loaded() -> Flask:
@@ -64,8 +50,6 @@ def cli(context: click.Context) -> None:
                 app = loaded()
             context.with_resource(app.app_context())
             context.default_map = defaults_of(app.config)
-            if (migrate := app.extensions.get("migrate")) is not None:
-                context.meta[HISTORY] = str(Path(migrate.directory, "alembic.ini"))
 
 
 def _named(info: ScriptInfo) -> str:

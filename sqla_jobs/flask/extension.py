@@ -6,15 +6,16 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
+from weakref import ref
 
 from flask import Flask, current_app, g, has_app_context
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import ThreadLocalRegistry
 
-from sqla_jobs.applications import Applications
+from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.database.binding import Bind, Binding, Context, SessionFactory, SyncBind
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.flask.cli import cli, defaults_of, loaded
+from sqla_jobs.flask.cli import cli, loaded
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.run_context import RunContext
@@ -205,20 +206,59 @@ def _kept(shared: SessionFactory | None) -> Generator[None]:
             registry.set(mine)
 
 
-class _Applications(Applications[Flask]):
-    remedy = "work inside the context of one, with app.app_context(): …"
+class _Applications:
+    """The applications that share one `Jobs`, for `bind=`: the selected one has the database.
 
-    def active(self) -> Flask | None:
-        if has_app_context() and getattr(current_app.extensions.get("sqla_jobs"), "jobs", None) is self.jobs:
+    It does not keep the applications alive.
+    """
+
+    def __init__(self, jobs: Jobs[Any]) -> None:
+        self.used: Flask | None = None
+        """The application to use if none is active."""
+        self._jobs = jobs
+        self._carriers: list[ref[Flask]] = []
+
+    @classmethod
+    def of(cls, jobs: Jobs[Any]) -> _Applications:
+        """Return the applications that carry `jobs`."""
+        found = jobs._resolver
+        if not isinstance(found, cls):
+            jobs._resolver = found = cls(jobs)
+        return found
+
+    def add(self, app: Flask) -> None:
+        """Add an application."""
+        self._carriers.append(ref(app))
+
+    def __call__(self, bind: Bind | None) -> Binding:
+        living = self._living()
+        app = self._active() or self.used or (living[0] if len(living) == 1 else None)
+        if app is None and not living:
+            raise ConfigurationError(
+                "the application that carried these jobs is gone: keep it while its jobs are used, in a variable or a "
+                "fixture"
+            )
+        if app is None:
+            raise ConfigurationError(
+                f"{len(living)} applications carry these jobs, and none of them is active: work inside the context of "
+                "one, with app.app_context(): …"
+            )
+        return _bound(app, bind)
+
+    def context_in(self, session: Session) -> Context:
+        """Return the context of the active application, or else of `used`, or else of the application added last."""
+        app = self._active() or self.used or next(reversed(self._living()), None)
+        return nullcontext if app is None else partial(_bound(app).context_in, session)
+
+    def _active(self) -> Flask | None:
+        if has_app_context() and getattr(current_app.extensions.get("sqla_jobs"), "jobs", None) is self._jobs:
             return cast("Any", current_app)._get_current_object()  # type: ignore[no-any-return]
         return None
 
-    def binding(self, app: Flask, bind: Bind | None) -> Binding:
-        return self._bound(app, bind)
+    def _living(self) -> list[Flask]:
+        return [app for carrier in self._carriers if (app := carrier()) is not None]
 
-    def surroundings(self, app: Flask, session: Session) -> Context:
-        return partial(self._bound(app).context_in, session)
 
-    def _bound(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
-        carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
-        return carried._binding(app, bind)
+def _bound(app: Flask, bind: Bind | None = None) -> _AppBinding:
+    carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
+    return carried._binding(app, bind)

@@ -128,7 +128,7 @@ def _refuse_histories(connection: sa.Connection) -> None:
     if schemas := histories(connection):
         raise ConfigurationError(
             f"this database has an Alembic history (table {schemas[0]}.alembic_version), which would not know of what "
-            "is done here: `sqla-jobs migrate --revision` writes a revision for it, or take the library's "
-            f"branch ({page('migrations')}), then `alembic upgrade heads`. Where the history is another application's: "
+            "is done here: take the library's branch, or call migrations.upgrade in a revision of your own "
+            f"({page('migrations')}), then `alembic upgrade heads`. Where the history is another application's: "
             "`sqla-jobs migrate --sql | psql …`"
         )

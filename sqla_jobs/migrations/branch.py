@@ -44,6 +44,6 @@ def _jobs_of(op: Operations | ModuleType) -> sa.Table:
         names = ", ".join(table.fullname for table in found)
         raise ConfigurationError(
             f"the target_metadata holds several Jobs ({names}), and the branch sqla_jobs serves one: call "
-            "sqla_jobs.migrations.upgrade for each in revisions of your own, which sqla-jobs migrate --revision writes"
+            "sqla_jobs.migrations.upgrade for each in a revision of your own"
         )
     return found[0]

@@ -20,8 +20,8 @@ LATEST = 3
 RELEASES: dict[int, str] = {1: "0.1", 2: "0.2", 3: "0.3"}
 """The releases, by the version of the tables that each release creates."""
 HELP = (
-    "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them, after `sqla-jobs migrate --revision` if "
-    f"they are in your own history ({page('migrations')})"
+    "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them, with a revision that calls "
+    f"migrations.upgrade if they are in your own history ({page('migrations')})"
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -20,8 +19,6 @@ MAX_ID = 9_000_000_000_000_000_000
 """The maximum id of a row. The server and drivers can add 1 to it without overflow."""
 MAX_DEPTH = 100
 """Maximum depth of nested JSON that is stored or shown."""
-INI: re.Pattern[str] = re.compile(r"[^:#]+\.ini(#[^#]+)?")
-"""Matches the name of a PasteDeploy file, optionally followed by `#` and the name of an application in it."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
 """The range of times that may be stored. Every driver can read these times in every time zone."""
 

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.async_sessions import read_anew
-from sqla_jobs.database.binding import MEMBERS_OF_TEST
 from sqla_jobs.database.commits import is_waiting, write_now
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
@@ -165,8 +164,6 @@ class Savepoints:
         try:
             yield self._session
             savepoint = self._savepoint
-            if (commit_members := self._session.info.get(MEMBERS_OF_TEST)) is not None:
-                commit_members()
             if savepoint.is_active:
                 savepoint.commit()
         except BaseException:

@@ -55,8 +55,6 @@ class TaskTransactions:
         return make(
             self._binding.sessions_of(declaration.signature.session_class, declaration.name),
             isolation=self._isolation,
-            commit=self._binding.commit,
-            begin_anew=self._binding.begin_anew,
         )
 
 

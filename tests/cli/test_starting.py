@@ -28,8 +28,7 @@ WRONG = [
     ["worker", "--retention", "audit=soon"],
     ["clock", "--lease", "1"],
     ["clock", "--log-level", "LOUD"],
-    ["migrate", "--sql", "--revision"],
-    ["migrate", "--config", "x"],
+    ["migrate", "--sql", "--citus"],
     ["dashboard", "--port", "70000"],
     ["enqueue", "mark", '{"n": 1}', "--priority", "11"],
     ["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'],
@@ -106,21 +105,6 @@ def test_the_connections_of_a_command_have_its_name(
     assert CliRunner().invoke(main, command).exit_code == 0
     with Session(database) as session:
         assert session.scalars(select(jobs.Job.note)).one() == name
-
-
-@pytest.mark.slow
-def test_a_command_that_needs_no_database_runs_while_it_is_away(python: Python, tmp_path: Path) -> None:
-    """The factory connects by itself, and raises an error of its own while the database is away."""
-    tmp_path.joinpath("away.py").write_text(
-        "from sqlalchemy.orm import DeclarativeBase\n"
-        "from sqla_jobs import Jobs\n\n"
-        "class Base(DeclarativeBase): ...\n\n"
-        "def connected_session():\n    raise RuntimeError('the database is away')\n\n"
-        "jobs = Jobs(Base)\n"
-        "jobs.bind(connected_session)\n"
-    )
-    without = python("-m", "sqla_jobs", "migrate", "away:jobs", "--revision")
-    assert (without.returncode, "there is no alembic.ini" in without.stderr) == (1, True), without.stderr
 
 
 class TestExitCodes:

@@ -196,19 +196,6 @@ def migrated(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch)
     return flask
 
 
-def test_a_revision_joins_the_history_of_flask_migrate(migrated: Callable[..., str], tmp_path: Path) -> None:
-    app = tmp_path / "app.py"
-    app.write_text(MIGRATED.replace("Migrate(app, db)", "Migrate(app, db, 'database/history')"))
-    migrated("db", "init")
-    assert f"written: {tmp_path / 'database/history/versions'}" in migrated("jobs", "migrate", "--revision")
-    migrated("db", "upgrade")
-    assert "nothing to write" in migrated("jobs", "migrate", "--revision")
-    migrated("db", "migrate", "-m", "orders")
-    migrated("db", "upgrade")
-    migrated("db", "check")
-    migrated("jobs", "check")
-
-
 def test_the_way_of_the_docs_with_flask_migrate_works(migrated: Callable[..., str], tmp_path: Path) -> None:
     page = ROOT.joinpath("docs/flask.md").read_text(encoding="utf-8").partition("## With Flask-Migrate")[2]
     settings, commands = re.findall(r"```(?:ini|sh)\n(.*?)```", page, re.DOTALL)

@@ -114,7 +114,16 @@ def by_merging(app: Application) -> None:
 
 
 def by_revisions_of_its_own(app: Application) -> None:
-    assert app.sqla_jobs("migrate", "shop:jobs", "--revision").splitlines()[-1].startswith("written: ")
+    app.alembic("revision", "-m", "sqla_jobs")
+    (path,) = (path for path in app.revisions() if "sqla_jobs" in path.name)
+    jobs = app.shop().jobs
+    names = f"schema={jobs.Job.__table__.schema!r}, prefix={jobs._models.prefix!r})"
+    path.write_text(
+        path.read_text().partition("def upgrade")[0]
+        + "from sqla_jobs import migrations\n\n"
+        + f"def upgrade():\n    migrations.upgrade(op, from_=0, to={LATEST}, {names}\n\n"
+        + f"def downgrade():\n    migrations.downgrade(op, from_={LATEST}, to=0, {names}\n"
+    )
     app.alembic("upgrade", "head")
 
 
@@ -232,19 +241,6 @@ def test_the_branch_is_found_by_each_form_of_version_locations(form: str, tmp_pa
     app.alembic("check")
 
 
-def test_a_history_that_reaches_the_version_gets_no_second_revision(app: Application) -> None:
-    app.write_shop(more=JOBS.format(options="schema='ops', prefix='x_'"))
-    written = app.sqla_jobs("migrate", "shop:jobs", "--revision")
-    (path,) = app.revisions()
-    assert written.endswith(f"written: {path}\n")
-    assert 'migrations.upgrade(op, from_=0, to=3, schema="ops", prefix="x_")' in path.read_text()
-    assert 'migrations.downgrade(op, from_=3, to=0, schema="ops", prefix="x_")' in path.read_text()
-    assert "written: " not in app.sqla_jobs("migrate", "shop:jobs", "--revision", "--config", "alembic.ini")
-
-    app.write_shop(more=JOBS.format(options=""))
-    assert "written: " in app.sqla_jobs("migrate", "shop:jobs", "--revision"), "for tables of another name"
-
-
 @pytest.mark.slow
 def test_columns_of_the_application_are_found_by_its_own_autogenerate(tmp_path: Path, database_url: str) -> None:
     app = fresh(tmp_path, database_url, {})
@@ -307,28 +303,9 @@ def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Appl
     assert "CREATE TABLE sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--sql")
 
 
-REFUSED = {
-    "two": (["--sql", "--revision"], 2),
-    "config": (["--config", "alembic.ini"], 2),
-    "no config": (["--revision", "--config", "other.ini"], 1),
-    "no history": (["--revision"], 1),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("options", "code"), REFUSED.values(), ids=REFUSED)
-def test_what_migrate_cannot_do_is_refused(options: list[str], code: int, tmp_path: Path, database_url: str) -> None:
-    app = Application(tmp_path, database_url)
-    app.write_shop(more=JOBS.format(options=""))
-    app.sqla_jobs("migrate", "shop:jobs", *options, code=code)
-    assert catalog(database_url) == [("schema", "public", "standard public schema")]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "schema='ops', prefix='x_'"])
-def test_tables_that_autogenerate_has_made_are_known_by_their_version(
-    options: str, tmp_path: Path, database_url: str
-) -> None:
+def test_autogenerate_makes_the_tables(options: str, tmp_path: Path, database_url: str) -> None:
     app = Application(tmp_path, database_url)
     app.write_shop(more=JOBS.format(options=options))
     app.begin_history(configure="include_schemas=True")
@@ -337,9 +314,6 @@ def test_tables_that_autogenerate_has_made_are_known_by_their_version(
     import_as_old_alembics_forget_to(app.folder / "alembic")
     app.alembic("upgrade", "head")
     app.sqla_jobs("check", "shop:jobs")
-    assert "written: " not in app.sqla_jobs("migrate", "shop:jobs", "--revision")
-    app.write_shop(more=JOBS.format(options="prefix='other_'"))
-    assert "written: " in app.sqla_jobs("migrate", "shop:jobs", "--revision")
 
 
 @pytest.mark.slow
@@ -446,9 +420,3 @@ def test_an_environment_that_has_begun_a_transaction_is_told_to_commit_it(engine
         with pytest.raises(ConfigurationError, match="commit"), context.begin_transaction():
             upgrade(Operations(context), from_=1, to=LATEST)
     run(engine, lambda op: upgrade(op, from_=1, to=LATEST))
-
-
-def test_with_the_branch_no_revision_is_written(tmp_path: Path, database_url: str) -> None:
-    app = fresh(tmp_path, database_url, {})
-    by_the_branch(app)
-    assert "has the branch sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--revision", code=1)

@@ -10,23 +10,11 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
-    *(
-        "errors",
-        "renamed",
-        "rules",
-        "cron",
-        "models",
-        "database",
-        "queries",
-        "migrations",
-        "tasks",
-        "encryption",
-        "binds",
-        "actions",
-    ),
+    *("errors", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "encryption"),
+    *("binds", "actions"),
     *("execution", "runtime", "following", "worker", "clock", "jobs", "opentelemetry"),
-    *("loading", "applications", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
-    *("dashboard", "cli", "flask", "pyramid", "__main__"),
+    *("loading", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
+    *("dashboard", "cli", "flask", "__main__"),
 )
 """The packages and modules at the top, from the ground up: each may import those before it."""
 PURE = ("errors", "rules", "cron")

@@ -28,7 +28,6 @@ PUBLIC = {
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.opentelemetry": {"instrument"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
-    "sqla_jobs.pyramid": {"PyramidJobs", "includeme", "is_retryable"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_asgi", "create_blueprint", "create_wsgi"},
     "sqla_jobs.migrations": {"LATEST", "citus", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker", "WorkerOptions"},

@@ -1,4 +1,4 @@
-"""A revision of the application's own Alembic history, as `sqla-jobs migrate --revision` writes it."""
+"""A revision of the application's own Alembic history, as docs/migrations.md shows it."""
 
 from __future__ import annotations
 
