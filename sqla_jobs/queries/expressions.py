@@ -72,6 +72,7 @@ class Tables:
         self.edges: Any = _table(models.Edge, schema)
         self.steps: Any = _table(models.Step, schema)
         self.signals: Any = _table(models.Signal, schema)
+        self.audit: Any = _table(models.Audit, schema)
         self.channel: str = models.channel
         """The channel on which workers are notified of jobs that may start."""
         self._on = {"mapper": models.Job}

@@ -146,9 +146,12 @@ def next_start(gate: str) -> str:
       WHERE first.before <= w.total - w.most)"""
 
 
+_IS_PAUSED = written(restrictions.is_paused, "row", "paused_at", "paused_until")
+
+
 def is_paused(row: str) -> str:
     """Return the condition that the row currently pauses its queue or task."""
-    return written(restrictions.is_paused, row, "paused_at", "paused_until")
+    return _IS_PAUSED.replace("row.", f"{row}.")
 
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
