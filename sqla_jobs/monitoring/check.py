@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, Verdict, ask, table_names
+from sqla_jobs.monitoring.finding import Finding, Verdict, ask
 from sqla_jobs.monitoring.queues import waiting_queues
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.expressions import Tables, quoted
 from sqla_jobs.queries.sql_text import Pieces, bound
 from sqla_jobs.queries.values import names
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, plural, they_are
@@ -121,7 +121,7 @@ class Look:
 
     @cached_property
     def _tables(self) -> dict[str, str]:
-        return table_names(self.session, self.jobs)
+        return {noun: quoted(table) for noun, table in self.jobs._models.tables.items()}
 
     @cached_property
     def _parameters(self) -> dict[str, Any]:

@@ -16,23 +16,19 @@ class Leases(Statement):
     text: ClassVar[str] = """
         SELECT j.id, j.current_run_id, j.process_id, j.task, j.queue, j.attempt, j.max_attempts, CAST(j.headers AS text)
         FROM $jobs j WHERE j.state = 'running' AND j.process_id = CAST(:process_id AS uuid)
-          AND j.current_run_id <> ALL (CAST(:known AS bigint[]))"""
-
-    def __call__(self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
-        return [Lease(*row) for row in self._rows(connection, {"process_id": process_id, "known": numbers(known)})]
-
-
-class UnknownLeases(Leases):
-    """Find leases from claims whose answers never arrived."""
-
-    text: ClassVar[str] = f"""{Leases.text}
-          AND (j.started_at < statement_timestamp() - CAST(:age AS float8) * INTERVAL '1 second'
-            OR j.started_at > statement_timestamp())"""
+          AND j.current_run_id <> ALL (CAST(:known AS bigint[]))
+          AND (CAST(:age AS float8) IS NULL OR j.started_at > statement_timestamp()
+            OR j.started_at < statement_timestamp() - CAST(:age AS float8) * INTERVAL '1 second')"""
 
     def __call__(
-        self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
+        self,
+        connection: SqlConnection,
+        process_id: uuid.UUID,
+        known: Collection[int] = (),
+        *,
+        age: float | None = None,
     ) -> list[Lease]:
-        """Return the leases of this process that are not in `known` and are older than `age` seconds.
+        """Return the leases of this process that are not in `known`, of any age or older than `age` seconds.
 
         A lease that begins ahead of the clock is older: the clock was set back since.
         """
