@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from shlex import quote
 from string import Formatter
 from typing import Any
@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, Verdict, ask, table_names
+from sqla_jobs.monitoring.finding import Finding, Verdict, ask
 from sqla_jobs.monitoring.queues import waiting_queues
-from sqla_jobs.queries.free_places import is_paused
-from sqla_jobs.queries.sql_text import with_arrays
+from sqla_jobs.queries.expressions import Tables, quoted
+from sqla_jobs.queries.sql_text import Pieces, bound
 from sqla_jobs.queries.values import names
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, moment, plural, they_are
 
@@ -48,7 +48,7 @@ class Check:
     name: str
     """The name under which `doctor` lists the check if it finds no row."""
     rows: str | Callable[[Look], Rows]
-    """SQL with the names of tables and pieces in braces, or a function. Both are bounded, and write nothing."""
+    """SQL text, or a function. Both are bounded, and write nothing. In a text, `$age(x)` is what `age` makes of `x`."""
     when: Callable[[dict[str, Any]], bool] | None = None
     """The condition that a row is a problem. Without one, each row is; with one, `doctor` also shows the other rows."""
     says: str
@@ -107,9 +107,8 @@ class Look:
         return self._found[source]
 
     def _answer(self, source: str) -> Rows:
-        rows: Rows = ask(
-            self.session, self.jobs, with_arrays(source.format(**self._pieces)), **self._parameters
-        ).mappings()
+        statement = bound(source, Tables(self.jobs._models), self._pieces)
+        rows: Rows = ask(self.session, self.jobs, statement, **self._parameters).mappings()
         return rows
 
     def table(self, noun: str) -> str:
@@ -122,7 +121,7 @@ class Look:
 
     @cached_property
     def _tables(self) -> dict[str, str]:
-        return table_names(self.session, self.jobs)
+        return {noun: quoted(table) for noun, table in self.jobs._models.tables.items()}
 
     @cached_property
     def _parameters(self) -> dict[str, Any]:
@@ -134,42 +133,26 @@ class Look:
         return self._values | {"own_names": own_names} | {name: names((*values,)) for name, values in lists.items()}
 
     @cached_property
-    def _pieces(self) -> dict[str, Any]:
-        """The tables and pieces of SQL that a check's text names in braces, such as {jobs} and {age[job.run_at]}."""
-        return {
-            **self._tables,
-            "age": _Piece(age),
-            "alive": _Piece(lambda row: f"{age(f'{row}.heartbeat_at')} < {row}.lease"),
-            "paused": _PAUSED,
-            "who": _Piece(_session_named),
-            "paused_by": _Piece(
-                lambda subject: (
-                    f"(SELECT actor FROM {self._tables['audit']} WHERE action = 'pause' AND "
-                    f"subject = {subject} ORDER BY id DESC LIMIT 1)"
-                )
-            ),
-            "waiting": (_THIS_WAITS if self.is_of_job else _WAITING).format(**self._tables),
-            "heads": (_THIS_AHEAD if self.is_of_job else _HEADS).format(**self._tables),
-        }
-
-
-class _Piece:
-    """A piece of SQL about the column or row that stands in brackets."""
-
-    def __init__(self, make: Callable[[str], str]) -> None:
-        self._make = make
-
-    def __getitem__(self, name: str) -> str:
-        return self._make(name)
-
-
-_PAUSED = _Piece(cache(is_paused))
+    def _pieces(self) -> Pieces:
+        """The pieces of SQL about the jobs that the checks look at, and those that all checks share."""
+        waiting, heads = (_THIS_WAITS, _THIS_AHEAD) if self.is_of_job else (_WAITING, _HEADS)
+        return {**_SHARED, "waiting": waiting, "heads": heads}
 
 
 def age(moment: str) -> str:
     """Return the SQL of the seconds since a given time; -infinity for a parked job's `run_at`."""
     # not the epoch of a difference: PostgreSQL before 17 cannot subtract an infinite time
     return f"CAST(extract(epoch FROM clock_timestamp()) - extract(epoch FROM {moment}) AS float8)"
+
+
+def _alive(row: str) -> str:
+    """Return the SQL of the condition that a process is alive."""
+    return f"$age({row}.heartbeat_at) < {row}.lease"
+
+
+def _paused_by(subject: str) -> str:
+    """Return the SQL of the person who last paused a queue or task."""
+    return f"(SELECT actor FROM $audit WHERE action = 'pause' AND subject = {subject} ORDER BY id DESC LIMIT 1)"
 
 
 def _session_named(row: str) -> str:
@@ -180,14 +163,14 @@ def _session_named(row: str) -> str:
 
 
 _WAITING = """(
-      (SELECT id, state, xmax FROM {jobs}
+      (SELECT id, state, xmax FROM $jobs
        WHERE state = 'scheduled' AND run_at < clock_timestamp() ORDER BY run_at LIMIT 20)
       UNION ALL
       (SELECT head.* FROM unnest(CAST(:queues AS text[])) AS each (name) CROSS JOIN LATERAL (
-         SELECT id, state, xmax FROM {jobs}
+         SELECT id, state, xmax FROM $jobs
          WHERE state = 'queued' AND queue = each.name ORDER BY priority, position LIMIT 20) AS head))"""
 """The jobs that should start next, with the transaction that may have locked each."""
-_THIS = "FROM {jobs} WHERE id = CAST(:job_id AS bigint) AND state IN"
+_THIS = "FROM $jobs WHERE id = CAST(:job_id AS bigint) AND state IN"
 _THIS_WAITS = f"(SELECT id, state, xmax {_THIS} ('queued', 'blocked'))"
 LOOKED_AT = 2_000
 """The number of jobs that are searched for unknown tasks at the head of each queue, with gates and without.
@@ -197,10 +180,13 @@ Workers pass over jobs of unknown tasks, so these jobs gather at the head.
 _HEADS = f"""(
       SELECT first.* FROM unnest(CAST(:queues AS text[])) AS each (name)
       CROSS JOIN (VALUES (true), (false)) AS part (is_plain) CROSS JOIN LATERAL (
-        SELECT id, queue, task FROM {{jobs}}
+        SELECT id, queue, task FROM $jobs
         WHERE state = 'queued' AND queue = each.name AND (gates IS NULL) = is_plain
         ORDER BY priority, position LIMIT {LOOKED_AT}) AS first)"""
 _THIS_AHEAD = f"(SELECT id, queue, task {_THIS} ('queued', 'scheduled'))"
+
+
+_SHARED: Pieces = {"age": age, "alive": _alive, "who": _session_named, "paused_by": _paused_by}
 
 
 class _Words(Formatter):

@@ -54,10 +54,3 @@ def brief(binding: Binding, jobs: Jobs[Any], seconds: float) -> Generator[Sessio
     with binding.session() as session:
         ask(session, jobs, sa.select(sa.func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
-
-
-def table_names(session: Session, jobs: Jobs[Any]) -> dict[str, str]:
-    """Return the quoted SQL names of the tables by their nouns, such as `jobs` and `runs`."""
-    connection = session.connection(bind_arguments={"mapper": jobs.Job})
-    preparer = connection.dialect.identifier_preparer
-    return {noun: str(preparer.format_table(table)) for noun, table in jobs._models.tables.items()}

@@ -181,7 +181,7 @@ def _out_of_order(look: Look) -> Rows:
 
 _WITHOUT_ORDER = f"""
     SELECT * FROM (
-      SELECT id, task, gates FROM {{jobs}}
+      SELECT id, task, gates FROM $jobs
       WHERE state LIKE 'queued' AND gates IS NOT NULL AND ordered_by IS NULL
         AND (CAST(:job_id AS bigint) IS NULL OR id = CAST(:job_id AS bigint)) LIMIT {COUNTED}) AS first
     WHERE array_to_string(gates, E'\\n') ~ '(?n)^!' ORDER BY id LIMIT 20"""

@@ -22,8 +22,8 @@ _BLOCKED = """
 
 Sessions that this role may not see are left out.
 """
-_HOLDER = """holder.pid AS holder, {who[holder]} AS who, coalesce(holder.state, 'unknown') AS doing,
-      {age[holder.xact_start]} AS age"""
+_HOLDER = """holder.pid AS holder, $who(holder) AS who, coalesce(holder.state, 'unknown') AS doing,
+      $age(holder.xact_start) AS age"""
 _END = "commit or roll back its transaction, or end it: SELECT pg_terminate_backend({holder})"
 
 NEAREST = f"""{_BLOCKED}
@@ -40,13 +40,13 @@ LOCKS = (
     Check(
         name="locked jobs",
         rows="""
-            SELECT holder.pid, {who[holder]} AS who, {age[holder.state_change]} AS age
+            SELECT holder.pid, $who(holder) AS who, $age(holder.state_change) AS age
             FROM pg_stat_activity AS holder
             WHERE holder.datname = current_database() AND holder.pid <> pg_backend_pid()
               AND holder.state LIKE 'idle in transaction%' AND holder.state_change < now() - interval '1 minute'
               AND EXISTS (
                 SELECT FROM pg_locks
-                WHERE pg_locks.pid = holder.pid AND relation = '{jobs}'::regclass
+                WHERE pg_locks.pid = holder.pid AND relation = '$jobs'::regclass
                   AND mode IN ('RowShareLock', 'RowExclusiveLock'))""",
         says="{who} has done nothing for {age:.0f} s inside a transaction",
         remedy="jobs that it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
@@ -59,24 +59,24 @@ LOCKS = (
         name="rows that a session holds",
         about="job {id}",
         rows="""
-            SELECT waiting.id, waiting.state, holder.pid, {who[holder]} AS who,
-              coalesce(holder.state, 'unknown') AS doing, {age[holder.xact_start]} AS age, own.named,
+            SELECT waiting.id, waiting.state, holder.pid, $who(holder) AS who,
+              coalesce(holder.state, 'unknown') AS doing, $age(holder.xact_start) AS age, own.named,
               CASE WHEN own.first IS NULL THEN 'commit it, or '
                 ELSE format('if it is that job: sqla-jobs cancel %s; else ', own.first) END AS first
-            FROM {waiting} AS waiting
+            FROM $waiting AS waiting
             JOIN pg_locks ON locktype = 'transactionid' AND granted AND transactionid = waiting.xmax
             JOIN pg_stat_activity AS holder ON holder.pid = pg_locks.pid
             LEFT JOIN LATERAL (
               SELECT string_agg(format('job %s (%s)', id, left(task, 200)), ' or ' ORDER BY distance) AS named,
                 (array_agg(id ORDER BY distance))[1] AS first
               FROM (
-                SELECT id, task, abs(extract(epoch FROM started_at - holder.xact_start)) AS distance FROM {jobs}
+                SELECT id, task, abs(extract(epoch FROM started_at - holder.xact_start)) AS distance FROM $jobs
                 WHERE state = 'running' AND started_at <= holder.xact_start
                   AND task = ANY(CAST(:transactional AS text[]))
                 ORDER BY distance LIMIT 4) AS candidate
               HAVING count(*) <= 3) AS own ON true
             WHERE holder.pid <> pg_backend_pid()
-              AND ({age[holder.xact_start]} > :locked OR CAST(:job_id AS bigint) IS NOT NULL)
+              AND ($age(holder.xact_start) > :locked OR CAST(:job_id AS bigint) IS NOT NULL)
             ORDER BY waiting.id""",
         says="it is {state}, and {who} holds its row: {doing}, in a transaction for {age:duration}"
         "{named:|; possibly the transaction of }",
@@ -96,7 +96,7 @@ LOCKS = (
               SELECT string_agg(format('job %s (%s)', id, left(task, 200)), ', ' ORDER BY started_at)
                   FILTER (WHERE place <= 3) || CASE WHEN count(*) > 3 THEN ' and more' ELSE '' END AS named
               FROM (
-                SELECT id, task, started_at, row_number() OVER (ORDER BY started_at) AS place FROM {{jobs}}
+                SELECT id, task, started_at, row_number() OVER (ORDER BY started_at) AS place FROM $jobs
                 WHERE state = 'running' AND started_at <= each.since ORDER BY started_at LIMIT 4) AS candidate) AS own
             WHERE own.named IS NOT NULL""",
         says="{number:they_are session} waiting for a lock, for {longest:duration} so far; possibly of {named}. The "

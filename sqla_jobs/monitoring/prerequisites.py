@@ -61,7 +61,7 @@ def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 _FIRST_BLOCKED = f"""(
-      SELECT id, waits_for, if_failed FROM {{jobs}}
+      SELECT id, waits_for, if_failed FROM $jobs
       WHERE state = 'blocked' AND waits_for IS NOT NULL ORDER BY waits_for LIMIT {_LOOKED_AT})"""
 """The first blocked jobs, in the order of an index."""
 
@@ -86,13 +86,13 @@ PREREQUISITES = (
         name="blocked jobs",
         rows=f"""
             SELECT number, id, age,
-              CASE WHEN EXISTS (SELECT FROM {{processes}} AS process WHERE kind = 'worker' AND {{alive[process]}})
+              CASE WHEN EXISTS (SELECT FROM $processes AS process WHERE kind = 'worker' AND $alive(process))
                 THEN 'the log of each worker shows what stops it, and `sqla-jobs doctor` who holds the rows'
                 ELSE 'start one: python -m sqla_jobs.worker MODULE:ATTR' END AS remedy
             FROM (
-              SELECT count(*) AS number, min(first.id) AS id, max({{age[before.finished_at]}}) AS age
-              FROM {_FIRST_BLOCKED} AS first JOIN {{jobs}} AS before ON before.id = first.waits_for
-              WHERE {{age[before.finished_at]}} > :unresolved AND (before.state = 'succeeded'
+              SELECT count(*) AS number, min(first.id) AS id, max($age(before.finished_at)) AS age
+              FROM {_FIRST_BLOCKED} AS first JOIN $jobs AS before ON before.id = first.waits_for
+              WHERE $age(before.finished_at) > :unresolved AND (before.state = 'succeeded'
                 OR before.state IN ('failed', 'cancelled') AND first.if_failed IS DISTINCT FROM '{IfFailed.hold}')
             ) AS late WHERE number > 0""",
         says="{number:they_are job} blocked, such as job {id}, although what they wait for ended up to "
@@ -104,7 +104,7 @@ PREREQUISITES = (
         rows=f"""
             SELECT * FROM (
               SELECT count(*) AS number, min(first.id) AS id
-              FROM {_FIRST_BLOCKED} AS first LEFT JOIN {{jobs}} AS before ON before.id = first.waits_for
+              FROM {_FIRST_BLOCKED} AS first LEFT JOIN $jobs AS before ON before.id = first.waits_for
               WHERE first.if_failed = '{IfFailed.hold}' AND (before.state IN ('failed', 'cancelled')
                 OR before.id IS NULL AND first.waits_for <> {NOBODY})
             ) AS held WHERE number > 0""",

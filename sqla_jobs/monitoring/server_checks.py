@@ -26,7 +26,7 @@ _COUNTED = 100_000
 """The maximum number of jobs counted in each state."""
 
 _OLDEST = """
-    SELECT a.pid, {who[a]} AS who, a.state, {age[a.xact_start]} AS age,
+    SELECT a.pid, $who(a) AS who, a.state, $age(a.xact_start) AS age,
       left(btrim(regexp_replace(a.query, '\\s+', ' ', 'g')), 100) AS query
     FROM pg_stat_activity AS a
     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
@@ -146,7 +146,7 @@ SERVER = (
         rows=f"""
             SELECT used, most, fleet FROM ({LIMIT}) AS now (used, most), (
               SELECT coalesce(sum(process.connections), 0) AS fleet
-              FROM {{processes}} AS process WHERE {{alive[process]}}) AS live""",
+              FROM $processes AS process WHERE $alive(process)) AS live""",
         when=lambda row: row["used"] > 0.8 * row["most"] or row["fleet"] > row["most"],
         says="{used} of {most} are in use, and live workers and clocks may use up to {fleet}",
         remedy="raise max_connections, lower --processes or the concurrency of workers, or put PgBouncer in front of "
@@ -172,7 +172,7 @@ SERVER = (
     Check(
         name="prepared transactions",
         about="prepared transaction",
-        rows="SELECT gid, {age[prepared]} AS age FROM pg_prepared_xacts WHERE database = current_database()",
+        rows="SELECT gid, $age(prepared) AS age FROM pg_prepared_xacts WHERE database = current_database()",
         says="{gid!r}, {age:duration} old",
         remedy="it keeps its locks until it is ended: ROLLBACK PREPARED '{gid}'",
         is_cheap=False,
@@ -185,7 +185,7 @@ SERVER = (
               coalesce(last_autovacuum::text, 'never') AS vacuumed, pg_total_relation_size(relid) / 1048576.0 AS size,
               oldest.age, oldest.pid
             FROM pg_stat_user_tables LEFT JOIN ({_OLDEST}) AS oldest ON oldest.age > 2
-            WHERE relid IN ('{{jobs}}'::regclass, '{{runs}}'::regclass, '{{processes}}'::regclass)""",
+            WHERE relid IN ('$jobs'::regclass, '$runs'::regclass, '$processes'::regclass)""",
         when=lambda row: row["dead"] > 10_000 and row["dead"] > row["live"],
         says="{size:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed}",
         remedy="{age:duration|the oldest transaction began | ago, and vacuum keeps all rows that died since: if nobody "
@@ -199,7 +199,7 @@ SERVER = (
             FROM pg_constraint AS reference
             JOIN pg_attribute AS attribute
               ON attribute.attrelid = reference.conrelid AND attribute.attnum = reference.conkey[1]
-            WHERE reference.confrelid = '{jobs}'::regclass AND reference.contype = 'f'
+            WHERE reference.confrelid = '$jobs'::regclass AND reference.contype = 'f'
               AND NOT EXISTS (
                 SELECT FROM pg_index
                 WHERE indrelid = reference.conrelid AND indkey[0] = ANY(reference.conkey) AND indisvalid)

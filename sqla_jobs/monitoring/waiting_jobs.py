@@ -69,11 +69,11 @@ def _parked(look: Look) -> Rows:
 
 
 _AHEAD_OF_TIME = f"""
-    SELECT id, task, -{{age[run_at]}} AS wait
+    SELECT id, task, -$age(run_at) AS wait
     FROM (
-      SELECT id, task, run_at, unique_key FROM {{jobs}}
+      SELECT id, task, run_at, unique_key FROM $jobs
       WHERE state = 'scheduled' ORDER BY run_at DESC LIMIT {COUNTED}) AS last
-    WHERE unique_key IS NOT NULL AND -{{age[run_at]}} > {_AHEAD}
+    WHERE unique_key IS NOT NULL AND -$age(run_at) > {_AHEAD}
     ORDER BY run_at DESC LIMIT {_SOME}"""
 
 
@@ -96,7 +96,7 @@ WAITING_JOBS = (
         about="job {id}",
         rows=f"""
             SELECT * FROM (
-              SELECT id, {{age[run_at]}} AS late FROM {{jobs}} WHERE state = 'scheduled' ORDER BY run_at LIMIT {_SOME}
+              SELECT id, $age(run_at) AS late FROM $jobs WHERE state = 'scheduled' ORDER BY run_at LIMIT {_SOME}
             ) AS first WHERE late > :late""",
         says="it is scheduled, and overdue by {late:duration}",
         remedy="workers queue such jobs each second: start one if none is alive; else a session holds the row locked, "
@@ -108,7 +108,7 @@ WAITING_JOBS = (
         about="{name:.100}",
         rows=f"""
             SELECT DISTINCT ON (each.name) each.name, each.value AS reason
-            FROM {{processes}} CROSS JOIN LATERAL jsonb_each_text(set_aside) AS each (name, value)
+            FROM $processes CROSS JOIN LATERAL jsonb_each_text(set_aside) AS each (name, value)
             WHERE each.name <> '{EVENT_LOOP}' ORDER BY each.name""",
         says="{reason:.1000}",
         remedy="fix the cause that it names: the row, a trigger or constraint of yours, or a function that makes "
@@ -121,11 +121,11 @@ WAITING_JOBS = (
         name="jobs put off",
         about="job {id}",
         rows=f"""
-            SELECT id, task, times_replaced AS times, {{age[created_at]}} AS age, nullif(run_at, 'infinity') AS run_at
+            SELECT id, task, times_replaced AS times, $age(created_at) AS age, nullif(run_at, 'infinity') AS run_at
             FROM (
-              SELECT id, task, times_replaced, created_at, run_at, started_at FROM {{jobs}}
+              SELECT id, task, times_replaced, created_at, run_at, started_at FROM $jobs
               WHERE state = 'scheduled' ORDER BY run_at LIMIT {COUNTED}) AS first
-            WHERE times_replaced > 0 AND started_at IS NULL AND {{age[created_at]}} > :put_off
+            WHERE times_replaced > 0 AND started_at IS NULL AND $age(created_at) > :put_off
             ORDER BY first.run_at LIMIT {_SOME}""",
         says="{task:.200} was first enqueued {age:duration} ago and has not started: {times:plural enqueue} with its "
         "unique key replaced it and put it off{run_at:moment| until }",
@@ -142,9 +142,9 @@ WAITING_JOBS = (
         name="cancels that are not heard",
         about="job {id}",
         rows=f"""
-            SELECT job.id, job.task, {{age[job.cancel_requested_at]}} AS age, process.host, process.pid
-            FROM {{jobs}} AS job JOIN {{processes}} AS process ON process.id = job.process_id
-            WHERE job.state = 'running' AND {{age[job.cancel_requested_at]}} > :cancelled LIMIT {_SOME}""",
+            SELECT job.id, job.task, $age(job.cancel_requested_at) AS age, process.host, process.pid
+            FROM $jobs AS job JOIN $processes AS process ON process.id = job.process_id
+            WHERE job.state = 'running' AND $age(job.cancel_requested_at) > :cancelled LIMIT {_SOME}""",
         says="{task:.200} still runs, {age:duration} after it was cancelled",
         remedy="code that does not return to Python cannot be interrupted: sqla-jobs cancel {id} --kill; if its worker "
         "has no parent, on {host}: kill -9 {pid}. Give the task a timeout=, or the worker --timeout, after which the "

@@ -11,22 +11,22 @@ from sqla_jobs.rules.outcomes import KEY_MISSING, MISFIT
 from sqla_jobs.rules.wording import near_names
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
-_LIVE = "SELECT queues, tasks FROM {processes} AS process WHERE kind = 'worker' AND {alive[process]}"
+_LIVE = "SELECT queues, tasks FROM $processes AS process WHERE kind = 'worker' AND $alive(process)"
 _QUEUES = f"""
     WITH live AS ({_LIVE})
     SELECT each.name, waiting.number, paused.paused_at, paused.paused_until, paused.pause_reason,
-      {{paused_by['queue ' || each.name]}} AS paused_by,
+      $paused_by('queue ' || each.name) AS paused_by,
       ARRAY(SELECT DISTINCT jsonb_object_keys(queues) FROM live) AS served, EXISTS (SELECT FROM live) AS is_any
     FROM unnest(CAST(:queues AS text[])) AS each (name)
     CROSS JOIN LATERAL (
       SELECT count(*) AS number FROM (
-        SELECT FROM {{jobs}} WHERE state = 'queued' AND queue = each.name LIMIT {COUNTED}) AS some_jobs) AS waiting
-    LEFT JOIN {{queues}} AS paused ON paused.name = each.name AND {{paused[paused]}}
+        SELECT FROM $jobs WHERE state = 'queued' AND queue = each.name LIMIT {COUNTED}) AS some_jobs) AS waiting
+    LEFT JOIN $queues AS paused ON paused.name = each.name AND $is_paused(paused)
     ORDER BY each.name"""
 """The queues with waiting jobs. For `why`, the queue of the job."""
 _UNCLAIMED = f"""
     WITH live AS ({_LIVE}), counted AS (
-      SELECT queue, task, count(*) AS number, min(id) AS id FROM {{heads}} AS head GROUP BY queue, task
+      SELECT queue, task, count(*) AS number, min(id) AS id FROM $heads AS head GROUP BY queue, task
     ), known AS (
       SELECT counted.*, coalesce(CAST(:own_names AS jsonb) ->> task, task) AS own,
         task = ANY(CAST(:known AS text[])) AS is_declared,
@@ -37,8 +37,8 @@ _UNCLAIMED = f"""
     )
     SELECT task, own, is_declared, bool_or(is_unknown) AS is_unknown, min(queue) AS queue, min(id) AS id,
       CAST(sum(number) AS bigint) AS number, paused_at, paused_until, pause_reason,
-      {{paused_by['task ' || own]}} AS paused_by
-    FROM known LEFT JOIN {{paused_tasks}} AS paused ON paused.name = task AND {{paused[paused]}}
+      $paused_by('task ' || own) AS paused_by
+    FROM known LEFT JOIN $paused_tasks AS paused ON paused.name = task AND $is_paused(paused)
     WHERE paused_at IS NOT NULL OR is_unknown OR NOT is_declared
     GROUP BY task, own, is_declared, paused_at, paused_until, pause_reason ORDER BY task"""
 """The tasks of the first waiting jobs that are paused, undeclared, or unknown to all live workers of the queue."""
@@ -85,9 +85,9 @@ def _replacement(look: Look, task: str, job_id: int) -> str:
 
 _CLOCKS = """
     SELECT * FROM (
-      SELECT count(*) AS enabled, {age[min(next_run_at)]} AS late, EXISTS (
-        SELECT FROM {processes} AS process WHERE kind = 'clock' AND {alive[process]}) AS has_clock
-      FROM {schedules} WHERE enabled) AS schedules
+      SELECT count(*) AS enabled, $age(min(next_run_at)) AS late, EXISTS (
+        SELECT FROM $processes AS process WHERE kind = 'clock' AND $alive(process)) AS has_clock
+      FROM $schedules WHERE enabled) AS schedules
     WHERE enabled > 0 AND """
 
 WORK = (
@@ -152,9 +152,9 @@ WORK = (
         name="stalled processes",
         about="process {pid} of {host}",
         rows="""
-            SELECT pid, host, {age[stalled_since]} AS age, (
-              SELECT count(*) FROM {jobs} WHERE state = 'running' AND process_id = process.id) AS number
-            FROM {processes} AS process WHERE {alive[process]} AND stalled_since IS NOT NULL""",
+            SELECT pid, host, $age(stalled_since) AS age, (
+              SELECT count(*) FROM $jobs WHERE state = 'running' AND process_id = process.id) AS number
+            FROM $processes AS process WHERE $alive(process) AND stalled_since IS NOT NULL""",
         says="it has made no progress for {age:duration}, and it holds {number:plural job}",
         remedy="it was stopped, or C code holds its interpreter: `py-spy dump --native --pid {pid}` on its host "
         "shows where; its worker kills it after --hung-after, `kill -KILL {pid}` kills it now",
@@ -164,8 +164,8 @@ WORK = (
         about="event loop of process {pid} of {host}",
         rows=f"""
             SELECT pid, host, reason, coalesce(substring(reason FROM '^job ([0-9]+)'), 'ID') AS id
-            FROM {{processes}} AS process CROSS JOIN LATERAL (SELECT set_aside ->> '{EVENT_LOOP}') AS loop (reason)
-            WHERE {{alive[process]}} AND reason IS NOT NULL""",
+            FROM $processes AS process CROSS JOIN LATERAL (SELECT set_aside ->> '{EVENT_LOOP}') AS loop (reason)
+            WHERE $alive(process) AND reason IS NOT NULL""",
         says="{reason:.1000}: no other coroutine runs there",
         remedy="a coroutine must not block: call blocking code by await asyncio.to_thread(…); to end that job now: "
         "sqla-jobs cancel {id} --kill",
@@ -176,10 +176,10 @@ WORK = (
         rows=f"""
             SELECT job.task, count(*) AS number, min(job.id) AS id, (array_agg(run.error ORDER BY job.id))[1] AS reason
             FROM (
-              SELECT id, task FROM {{jobs}} WHERE state = 'scheduled'
+              SELECT id, task FROM $jobs WHERE state = 'scheduled'
               ORDER BY run_at LIMIT {LOOKED_AT}) AS job
             CROSS JOIN LATERAL (
-              SELECT outcome, error_type, error FROM {{runs}} WHERE job_id = job.id ORDER BY id DESC LIMIT 1) AS run
+              SELECT outcome, error_type, error FROM $runs WHERE job_id = job.id ORDER BY id DESC LIMIT 1) AS run
             WHERE run.outcome = 'snoozed' AND run.error_type IN ('{MISFIT}', '{KEY_MISSING}')
             GROUP BY job.task ORDER BY job.task""",
         says=f"a worker lacks the code or the key for {{number:plural job/{LOOKED_AT}}}, such as job {{id}}: "
@@ -205,7 +205,7 @@ WORK = (
         name="schedules of undeclared tasks",
         about="schedule {name:.200}",
         rows="""
-            SELECT name, left(name, 200) AS cut, task, nullif(next_run_at, 'infinity') AS next_at FROM {schedules}
+            SELECT name, left(name, 200) AS cut, task, nullif(next_run_at, 'infinity') AS next_at FROM $schedules
             WHERE enabled AND task <> ALL(CAST(:known AS text[])) ORDER BY name LIMIT 20""",
         says="it enqueues jobs of task {task:.200}{next_at:moment|, next at }, which this application does not declare"
         "{task:did_you_mean}",
@@ -214,9 +214,9 @@ WORK = (
     Check(
         name="jobs of vanished processes",
         rows="""
-            SELECT count(*) AS number FROM {jobs}
+            SELECT count(*) AS number FROM $jobs
             WHERE state = 'running'
-              AND process_id NOT IN (SELECT id FROM {processes} AS process WHERE {alive[process]})""",
+              AND process_id NOT IN (SELECT id FROM $processes AS process WHERE $alive(process))""",
         when=lambda row: row["number"] > 0,
         says="{number:plural job}",
         remedy="a worker rescues them within its lease; start one if none runs",

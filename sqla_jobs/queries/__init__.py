@@ -27,7 +27,7 @@ from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.erasing import EraseRunning
 from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.finish import Finish, FinishAny
-from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
+from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress
 from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOfFreedPlaces
 from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, StartsOfKeys, WaitingGroups
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
@@ -103,7 +103,6 @@ class Queries:
         self.to_rescue: ToRescue = ToRescue(tables)
 
         self.leases: Leases = Leases(tables)
-        self.unknown_leases: UnknownLeases = UnknownLeases(tables)
         self.cancel_requests: CancelRequests = CancelRequests(tables)
         self.store_progress: StoreProgress = StoreProgress(tables)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import sqlalchemy as sa
 
-from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import MANY, names, numbers, texts
@@ -98,9 +97,9 @@ class GiveGates(Statement):
 class OperatorLimits(Statement):
     """Find the limits on whole tasks and queues that only operators have set: each gate with its tasks' names."""
 
+    text: ClassVar[str] = """
+        SELECT l.gate, l.tasks FROM $limits l
+        WHERE l.declared IS NULL AND $is_in_effect AND strpos(l.gate, '=') = 0"""
+
     def __call__(self, connection: sa.Connection) -> list[tuple[str, list[str]]]:
         return [(gate, tasks) for gate, tasks in self._run(connection, {})]
-
-    def sql(self) -> Any:
-        limits = self.tables.limits
-        return sa.select(limits.c.gate, limits.c.tasks).where(is_of_operator(limits.c))

@@ -3,64 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import ClassVar
 
-import sqlalchemy as sa
-
-from sqla_jobs.queries.expressions import Tables, in_state, is_among
-from sqla_jobs.queries.rescue import is_orphaned
+from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import SqlConnection, Statement
-from sqla_jobs.queries.values import MANY, Among
+from sqla_jobs.queries.values import MANY, Among, names
 
 
-class Candidates(Statement):
-    """Find the ids of some jobs that a bulk statement would process. After an error, these are tried in parts."""
+class ToPromote(Statement):
+    """Find the scheduled jobs that are due."""
+
+    text: ClassVar[str] = f"""
+        SELECT j.id FROM $jobs j WHERE j.state = 'scheduled' AND j.run_at <= statement_timestamp() AND $is_among
+        ORDER BY j.run_at LIMIT {MANY}"""
 
     def __call__(self, connection: SqlConnection, among: Among) -> list[int]:
         return [job_id for (job_id,) in self._rows(connection, among.parameters())]
 
 
+class ToRescue(ToPromote):
+    """Find the running jobs whose process has no row."""
+
+    text: ClassVar[str] = f"SELECT j.id FROM $jobs j WHERE $is_orphaned AND $is_among LIMIT {MANY}"
+
+
 class ToClaim(Statement):
     """Find the queued jobs of the given tasks, in one queue, that have no gates."""
 
+    text: ClassVar[str] = f"""
+        SELECT j.id FROM $jobs j
+        WHERE j.state = 'queued' AND j.queue = :queue AND $is_kind
+          AND j.task = ANY (CAST(:tasks AS text[])) AND $is_among
+        ORDER BY j.priority, j.position LIMIT {MANY}"""
+    pieces: Pieces = MappingProxyType({"is_kind": "j.gates IS NULL"})
+
     def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
-        values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
+        values = {"queue": queue, "tasks": names(tuple(tasks)), **which.parameters()}
         return [job_id for (job_id,) in self._rows(connection, values)]
-
-    @staticmethod
-    def _is_one(jobs: Any) -> Any:
-        return jobs.c.gates.is_(None)
-
-    def sql(self) -> Any:
-        jobs = self.tables.jobs
-        is_known = jobs.c.task == sa.any_(sa.bindparam("tasks", type_=sa.ARRAY(sa.Text)))
-        here = (in_state(jobs, "queued"), jobs.c.queue == sa.bindparam("queue"), self._is_one(jobs), is_known)
-        return _some(self.tables, sa.select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position))
 
 
 class ToClaimLimited(ToClaim):
     """Find the queued jobs of the given tasks, in one queue, that have gates."""
 
-    @staticmethod
-    def _is_one(jobs: Any) -> Any:
-        return jobs.c.gates.is_not(None)
-
-
-class ToPromote(Candidates):
-    """Find the scheduled jobs that are due."""
-
-    def sql(self) -> Any:
-        jobs = self.tables.jobs
-        due = sa.select(jobs.c.id).where(in_state(jobs, "scheduled"), jobs.c.run_at <= sa.func.statement_timestamp())
-        return _some(self.tables, due.order_by(jobs.c.run_at))
-
-
-class ToRescue(Candidates):
-    """Find the running jobs whose process has no row."""
-
-    def sql(self) -> Any:
-        return _some(self.tables, sa.select(self.tables.jobs.c.id).where(is_orphaned(self.tables)))
-
-
-def _some(tables: Tables, rows: Any) -> Any:
-    return rows.where(is_among(tables.jobs)).limit(MANY)
+    pieces: Pieces = MappingProxyType({"is_kind": "j.gates IS NOT NULL"})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,7 +19,6 @@ from sqla_jobs.queries.expressions import (
     committed_to_disk,
     in_state,
     is_among,
-    is_of_job,
     unnest_text,
 )
 from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
@@ -241,17 +240,10 @@ class Elapsed(Statement):
     A replaced job begins anew with its `created_at`.
     """
 
-    def __call__(self, connection: sa.Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
-        return dict(self._run(connection, {"ids": job_ids}).all())
+    text: ClassVar[str] = """
+        SELECT r.job_id, CAST(extract(epoch FROM statement_timestamp() - min(r.started_at)) AS float8)
+        FROM $runs r JOIN $jobs j ON j.id = r.job_id
+        WHERE r.job_id = ANY (CAST(:ids AS bigint[])) AND $of_this_job GROUP BY r.job_id"""
 
-    def sql(self) -> Any:
-        jobs, runs = self.tables.jobs, self.tables.runs
-        first_start = sa.func.min(runs.c.started_at)
-        return (
-            sa.select(
-                runs.c.job_id, sa.cast(sa.func.extract("epoch", sa.func.statement_timestamp() - first_start), sa.Double)
-            )
-            .join(jobs, jobs.c.id == runs.c.job_id)
-            .where(runs.c.job_id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger))), is_of_job(runs, jobs))
-            .group_by(runs.c.job_id)
-        )
+    def __call__(self, connection: sa.Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
+        return dict(self._rows(connection, {"ids": numbers(job_ids)}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, Protocol, Self, TypeVar
+from functools import partial
+from typing import Any, Self
 from zlib import crc32
 
 import psycopg
@@ -24,7 +25,7 @@ from sqla_jobs.queries.values import RunEnd
 _NO_LEASE = "sqla_jobs: no lease"
 _ONE_OR_NO_LEASE = f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer"
 """An answer that fails with `_NO_LEASE` unless one row is stored. The server skips the COMMIT that follows it."""
-Stored_contra = TypeVar("Stored_contra", contravariant=True)
+_Store = Callable[[], str | None]
 
 
 class Commit:
@@ -52,7 +53,9 @@ class Commit:
 
     def storing(self, connection: sa.Connection, raw: Driver, end: RunEnd) -> Ending:
         """Return the COMMIT for a connection; `raw` is the driver's own connection."""
-        return _Ending(self, connection, raw, end)
+        return _Ending(
+            connection, raw, partial(self.store, raw, end), partial(self.store_and_commit, raw, connection.info, end)
+        )
 
     def store(self, raw: Driver, end: RunEnd) -> None:
         """Store the end in the transaction, and leave the transaction open. Raises `LeaseLost` and `RowHeld`."""
@@ -103,7 +106,7 @@ class StepCommit:
 
     def storing(self, connection: sa.Connection, raw: Driver, step: NewStep) -> Ending:
         """Return the COMMIT for a connection; `raw` is the driver's own connection."""
-        return _Ending(self, connection, raw, step)
+        return _Ending(connection, raw, partial(self.store, raw, step), partial(self.store_and_commit, raw, step))
 
     def store(self, raw: Driver, step: NewStep) -> str | None:
         """Store the step in the transaction, and leave the transaction open. Return the result as stored.
@@ -112,7 +115,7 @@ class StepCommit:
         """
         return self._ask(raw, step, "")
 
-    def store_and_commit(self, raw: Driver, known: dict[Any, Any], step: NewStep) -> str | None:
+    def store_and_commit(self, raw: Driver, step: NewStep) -> str | None:
         """Store the step and commit, in one message to the server. Return the result as stored.
 
         Raises `LeaseLost` and `RowHeld`.
@@ -146,19 +149,12 @@ def _ask(raw: Driver, statements: str, patience: float | None) -> list[PGresult]
         raise LeaseLost from None
 
 
-class _Commits(Protocol[Stored_contra]):
-    def store(self, raw: Driver, stored: Stored_contra, /) -> str | None: ...
-    def store_and_commit(self, raw: Driver, known: dict[Any, Any], stored: Stored_contra, /) -> str | None: ...
-
-
-class _Ending(Ending, Generic[Stored_contra]):
-    def __init__(
-        self, commit: _Commits[Stored_contra], connection: sa.Connection, raw: Driver, stored: Stored_contra
-    ) -> None:
+class _Ending(Ending):
+    def __init__(self, connection: sa.Connection, raw: Driver, store: _Store, store_and_commit: _Store) -> None:
         super().__init__(connection)
-        self._commit = commit
         self._raw = raw
-        self._stored = stored
+        self._store_by = store
+        self._store_and_commit = store_and_commit
         # SQLAlchemy calls this last, after the session's flush and hooks; it wraps an error raised here, and repairs
         # its pool
         self._committing = CommittingBy(raw, self._commit_or_roll_back)
@@ -172,7 +168,7 @@ class _Ending(Ending, Generic[Stored_contra]):
         super().__exit__(kind)
 
     def _store(self) -> str | None:
-        return self._commit.store(self._raw, self._stored)
+        return self._store_by()
 
     def _commit_or_roll_back(self) -> None:
         try:
@@ -192,14 +188,14 @@ class _Ending(Ending, Generic[Stored_contra]):
             if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # an error has aborted the transaction
                 raise LeaseLost
         else:
-            self.result = self._commit.store_and_commit(self._raw, self._connection.info, self._stored)
+            self.result = self._store_and_commit()
         self.has_committed = True
 
 
 class EndingElsewhere(Ending):
     """The COMMIT for drivers other than psycopg. `store` stores the end or step, and leaves the transaction open."""
 
-    def __init__(self, connection: sa.Connection, store: Callable[[], str | None]) -> None:
+    def __init__(self, connection: sa.Connection, store: _Store) -> None:
         super().__init__(connection)
         self._store_by = store
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries.expressions import array_of
+from sqla_jobs.queries.expressions import array_of, quoted
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import Claimed, Lease, of_lease
 from sqla_jobs.rules.redaction import ERASED_ARGS
@@ -28,8 +28,7 @@ _ERASED_ARGS: sa.ColumnElement[Any] = sa.literal_column(f"'{json.dumps(ERASED_AR
 
 def check_may_erase(connection: sa.Connection, models: Models[Any]) -> None:
     """Raise `ConfigurationError` if this role may not erase jobs: no success that erases a job could be stored."""
-    preparer = connection.dialect.identifier_preparer
-    names = {noun: preparer.format_table(models.tables[noun]) for noun in (*ERASED_COLUMNS, "signals")}
+    names = {noun: quoted(models.tables[noun]) for noun in (*ERASED_COLUMNS, "signals")}
     rights = [
         (sa.func.has_column_privilege(names[noun], column, "UPDATE"), f"change {column} of {names[noun]}")
         for noun, columns in ERASED_COLUMNS.items()

@@ -72,6 +72,7 @@ class Tables:
         self.edges: Any = _table(models.Edge, schema)
         self.steps: Any = _table(models.Step, schema)
         self.signals: Any = _table(models.Signal, schema)
+        self.audit: Any = _table(models.Audit, schema)
         self.channel: str = models.channel
         """The channel on which workers are notified of jobs that may start."""
         self._on = {"mapper": models.Job}
@@ -130,20 +131,6 @@ def in_state(jobs: Any, state: str) -> sa.ColumnElement[bool]:
     """
     said: sa.ColumnElement[bool] = jobs.c.state == sa.literal_column(f"'{state}'")
     return said
-
-
-def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> sa.ColumnElement[bool]:
-    """Return the condition that this lease is still valid.
-
-    The condition uses IS NOT DISTINCT FROM, for which no index serves: the server looks the job up by its id, and not
-    in the index of running jobs. While a snapshot is held, that index keeps an entry for each job that has run since.
-    """
-    return sa.and_(
-        jobs.c.id == job_id,
-        jobs.c.current_run_id == run_id,
-        jobs.c.process_id == process_id,
-        jobs.c.state.is_not_distinct_from(sa.literal_column("'running'")),
-    )
 
 
 def is_among(jobs: Any) -> sa.ColumnElement[bool]:
@@ -227,19 +214,6 @@ def array_of(rows: SelectBase) -> sa.ColumnElement[Any]:
     there are.
     """
     return sa.func.array(rows.scalar_subquery())
-
-
-def messages(tables: Tables, *rows: sa.Select[Any], others: int = 0) -> sa.ColumnElement[bool]:
-    """Return a condition that is always true, and that sends the texts in `rows` to workers.
-
-    Each text is sent once, and only if there are more than `others` workers. A text is the name of a queue, or empty
-    for any queue. `LIMITS` may be appended.
-    """
-    message = sa.union(*rows).cte("message").prefix_with("MATERIALIZED")
-    said = sa.select(sa.func.count(sa.func.pg_notify(sa.literal(tables.channel, sa.Text), message.exported_columns[0])))
-    processes = tables.processes
-    workers = sa.select(sa.func.count()).where(processes.c.kind == sa.literal_column("'worker'")).scalar_subquery()
-    return said.select_from(message).where(workers > others).scalar_subquery() >= 0
 
 
 def message_of(jobs: Any) -> sa.ColumnElement[str]:

@@ -15,7 +15,8 @@ def _rows_of(gate: str) -> str:
     return f"$limits l WHERE l.gate IN ({gate}, {row_of_keys})"
 
 
-_IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
+IS_IN_EFFECT = f"({written(restrictions.is_in_effect, 'l', 'running', 'rate')})"
+"""The row `l` of limits is in effect. A row remains after its limit has been cleared."""
 
 
 def limit_of(gate: str) -> str:
@@ -23,7 +24,7 @@ def limit_of(gate: str) -> str:
 
     The item is empty if nothing limits the gate.
     """
-    rows = f"SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})"
+    rows = f"SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND $is_in_effect"
     return f"({rows} ORDER BY length(l.gate) DESC LIMIT 1)"
 
 
@@ -145,9 +146,12 @@ def next_start(gate: str) -> str:
       WHERE first.before <= w.total - w.most)"""
 
 
+_IS_PAUSED = written(restrictions.is_paused, "row", "paused_at", "paused_until")
+
+
 def is_paused(row: str) -> str:
     """Return the condition that the row currently pauses its queue or task."""
-    return written(restrictions.is_paused, row, "paused_at", "paused_until")
+    return _IS_PAUSED.replace("row.", f"{row}.")
 
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE_WORDS
 from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.sql_text import Pieces, bound, filled
 from sqla_jobs.queries.values import numbers
 from sqla_jobs.rules.retention import Rule
@@ -38,8 +39,8 @@ def is_past_own(models: Models[Any]) -> sa.ColumnElement[bool]:
 
 def connected(models: Models[Any]) -> sa.TextClause:
     """Return a query for the jobs and batches that edges connect with the job `:job_id`, and at most `:most` rows."""
-    text = "$connected(CAST(:job_id AS bigint)) SELECT job_id, batch_id FROM connected LIMIT :most"
-    return bound(text, Tables(models), _PIECES)
+    text = "$connected SELECT job_id, batch_id FROM connected LIMIT :most"
+    return bound(text, Tables(models), {**_PIECES, "start": "CAST(:job_id AS bigint)"})
 
 
 class Graphs:
@@ -53,7 +54,7 @@ class Graphs:
         tables = Tables(models)
         self._on = {"mapper": models.Job}
         self._which_are_alone = bound(_WHICH_ARE_ALONE, tables, _PIECES)
-        self._graphs = bound(_GRAPHS, tables, _PIECES)
+        self._graphs = bound(_GRAPHS, tables, {**_PIECES, "start": "s.id"})
         self._may_be_deleted = bound(_MAY_BE_DELETED, tables, _PIECES)
         self._rules = json.dumps([one._asdict() for one in rules])
         self._known: dict[int, bool] = {}
@@ -150,44 +151,12 @@ def _needed_by_young(edge: str) -> str:
       OFFSET 0)"""
 
 
-def _connected(job_id: str) -> str:
-    """Return the CTE `connected`: the jobs and batches that edges connect with a job, in rows with one of the two.
-
-    A batch that no job waits for connects nothing. The arrays keep the planner from expecting millions of rows, for
-    which each search would clear a large hash table. Without the order, which is that of an index, even a small batch
-    might cost a scan of all jobs.
-    """
-    return f"""
-  WITH RECURSIVE connected (job_id, batch_id) AS (
-      SELECT {job_id}, CAST(NULL AS bigint)
-    UNION
-      SELECT n.job_id, n.batch_id FROM connected c CROSS JOIN LATERAL (
-        SELECT job_id, NULL AS batch_id FROM unnest(ARRAY(
-          SELECT e.needs_id FROM $edges e WHERE e.job_id = c.job_id AND e.needs_id IS NOT NULL
-          UNION ALL
-          SELECT e.job_id FROM $edges e WHERE e.needs_id = c.job_id
-          UNION ALL
-          SELECT e.job_id FROM $edges e WHERE c.batch_id IS NOT NULL AND e.batch_id = c.batch_id
-          UNION ALL
-          (SELECT m.id FROM $jobs m WHERE c.batch_id IS NOT NULL AND m.batch_id = c.batch_id
-           ORDER BY m.state, m.id LIMIT :most)
-          LIMIT :most)) job_id
-        UNION ALL
-        SELECT NULL, batch_id FROM unnest(ARRAY(
-          SELECT e.batch_id FROM $edges e WHERE e.job_id = c.job_id AND e.batch_id IS NOT NULL
-          UNION ALL
-          SELECT j.batch_id FROM $jobs j
-          WHERE j.id = c.job_id AND EXISTS (SELECT FROM $edges e WHERE e.batch_id = j.batch_id OFFSET 0))) batch_id
-      ) n
-  )"""
-
-
 _PIECES: Pieces = MappingProxyType(
     {
         "is_old": _is_old,
         "is_past_own": _is_past_own,
         "needed_by_young": _needed_by_young,
-        "connected": _connected,
+        "connected": read("connected"),
         "is_alone": """
 $jobs.batch_id IS NULL AND $jobs.if_failed IS NULL
 AND NOT EXISTS (SELECT FROM $edges e WHERE e.needs_id = $jobs.id OFFSET 0)""",
@@ -199,7 +168,7 @@ AND NOT EXISTS (SELECT FROM $edges e WHERE e.needs_id = $jobs.id OFFSET 0)""",
 _WHICH_ARE_ALONE = "SELECT $jobs.id FROM $jobs WHERE $jobs.id = ANY (CAST(:ids AS bigint[])) AND $is_alone"
 _GRAPHS = """
 SELECT g.ids, g.are_old FROM unnest(CAST(:ids AS bigint[])) s (id) CROSS JOIN LATERAL (
-  $connected(s.id)
+  $connected
   SELECT array_agg(c.job_id) AS ids,
     bool_and((SELECT $is_old(k) FROM $jobs k WHERE k.id = c.job_id)) AS are_old
   FROM (SELECT job_id FROM connected WHERE job_id IS NOT NULL LIMIT :most) c) g

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries.expressions import seconds
-from sqla_jobs.rules.retention import AUDIT, TICKS
-
-_in_order: Any = aggregate_order_by  # SQLAlchemy 2.0 has no types for it
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.sql_text import NO_PIECES, Pieces, bound
+from sqla_jobs.queries.values import numbers
 
 
 class Found(NamedTuple):
@@ -27,14 +24,12 @@ class Leftovers:
     """The pruning statements for one set of models. They run in a session's transaction."""
 
     def __init__(self, models: Models[Any]) -> None:
-        self._jobs = models.tables["jobs"]
-        self._runs = models.tables["runs"]
-        self._kept = {noun: models.tables[noun] for noun in (AUDIT, TICKS)}
+        self._tables = Tables(models)
         self._on = {"mapper": models.Job}
 
     def last_run(self, session: Session) -> int:
         """Return the highest run id."""
-        return session.scalar(sa.select(sa.func.max(self._runs.c.id)), bind_arguments=self._on) or 0
+        return self._execute(session, "SELECT coalesce(max(id), 0) FROM $runs").scalar_one()  # type: ignore[no-any-return]
 
     def find_orphans(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
         """Among the next `limit` runs, return those that ended over `older_than` seconds ago and whose job is gone.
@@ -42,27 +37,20 @@ class Leftovers:
         A run is stored when its attempt ends, long after the job was committed. So a snapshot that contains the run but
         not the job shows that the job was deleted.
         """
-        runs = self._runs
-        columns = [runs.c.id, runs.c.job_id, runs.c.finished_at]
-        looked = sa.select(*columns).where(runs.c.id > after).order_by(runs.c.id).limit(limit).cte("looked")
-        conditions = [self._is_old(looked.c.finished_at, older_than), self._has_no_job(looked)]
-        return self._found(session, looked, limit, conditions)
+        looked = f"SELECT r.id, r.finished_at AS at, {_HAS_NO_JOB} AS is_wanted FROM $runs r"
+        return self._find(session, looked, after=after, older_than=older_than, limit=limit)
 
     def remove_orphans(self, session: Session, ids: Sequence[int]) -> int:
         """Delete the runs in `ids` that still have no job and are not locked. Return the number of deleted runs."""
-        runs = self._runs
-        free = sa.select(runs.c.id).where(self._named(runs), self._has_no_job(runs)).order_by(runs.c.id)
-        locked = free.with_for_update(skip_locked=True, of=runs).cte("locked").prefix_with("MATERIALIZED")
-        return self._delete(session, sa.delete(runs).where(runs.c.id.in_(sa.select(locked.c.id))), ids)
+        return int(self._execute(session, _REMOVE_ORPHANS, ids=numbers(ids)).rowcount)
 
     def find_old(self, session: Session, noun: str, *, after: int, older_than: float, limit: int) -> Found:
         """Among the next `limit` rows of the audit log or of ticks, return those over `older_than` seconds old.
 
         Ids nearly always grow with time, so the oldest rows come first.
         """
-        rows = self._kept[noun]
-        looked = sa.select(rows.c.id, rows.c.at).where(rows.c.id > after).order_by(rows.c.id).limit(limit).cte("looked")
-        return self._found(session, looked, limit, [self._is_old(looked.c.at, older_than)])
+        looked = f"SELECT r.id, r.at, true AS is_wanted FROM ${noun} r"
+        return self._find(session, looked, after=after, older_than=older_than, limit=limit)
 
     def remove_old(self, session: Session, noun: str, ids: Sequence[int]) -> int:
         """Delete these rows.
@@ -70,27 +58,27 @@ class Leftovers:
         Return the number of deleted rows. The rows are not locked first: a lock needs the right to update them, which
         no role needs otherwise.
         """
-        return self._delete(session, sa.delete(self._kept[noun]).where(self._named(self._kept[noun])), ids)
+        remove = f"DELETE FROM ${noun} WHERE id = ANY (CAST(:ids AS bigint[]))"
+        return int(self._execute(session, remove, ids=numbers(ids)).rowcount)
 
-    def _found(self, session: Session, looked: Any, limit: int, conditions: list[sa.ColumnElement[bool]]) -> Found:
-        chosen = sa.func.array_agg(_in_order(looked.c.id, looked.c.id)).filter(*conditions)
-        statement = sa.select(chosen, sa.func.max(looked.c.id), sa.func.count())
-        ids, last, count = session.execute(statement, bind_arguments=self._on).one()
-        return Found([*(ids or ())], last if count == limit else None)
+    def _find(self, session: Session, looked: str, **values: float) -> Found:
+        ids, last, count = self._execute(session, _FIND, {"looked": looked}, **values).one()
+        return Found(ids, last if count == values["limit"] else None)
 
-    def _delete(self, session: Session, statement: sa.Delete, ids: Sequence[int]) -> int:
-        gone: Any = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on)
-        return int(gone.rowcount)
+    def _execute(self, session: Session, text: str, own: Pieces = NO_PIECES, **values: Any) -> Any:
+        return session.execute(bound(text, self._tables, own), values, bind_arguments=self._on)
 
-    def _named(self, rows: Any) -> sa.ColumnElement[bool]:
-        named: sa.ColumnElement[bool] = rows.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger)))
-        return named
 
-    def _is_old(self, moment: Any, older_than: float) -> sa.ColumnElement[bool]:
-        is_old: sa.ColumnElement[bool] = moment < sa.func.statement_timestamp() - seconds(older_than)
-        return is_old
-
-    def _has_no_job(self, runs: Any) -> sa.ColumnElement[bool]:
-        """Return a condition that looks jobs up by their ids: with NOT EXISTS the planner might read all jobs first."""
-        job = sa.select(self._jobs.c.id).where(self._jobs.c.id == runs.c.job_id).correlate(runs).scalar_subquery()
-        return job.is_(None)
+# looks the job up by its id: with NOT EXISTS the planner might read all jobs first
+_HAS_NO_JOB = "(SELECT j.id FROM $jobs j WHERE j.id = r.job_id) IS NULL"
+_FIND = """
+WITH looked AS ($looked WHERE r.id > :after ORDER BY r.id LIMIT :limit)
+SELECT coalesce(array_agg(id ORDER BY id) FILTER (WHERE is_wanted
+  AND at < statement_timestamp() - CAST(:older_than AS float8) * INTERVAL '1 second'), '{}'), max(id), count(*)
+FROM looked"""
+_REMOVE_ORPHANS = f"""
+WITH locked AS MATERIALIZED (
+    SELECT r.id FROM $runs r WHERE r.id = ANY (CAST(:ids AS bigint[])) AND {_HAS_NO_JOB}
+    ORDER BY r.id FOR UPDATE OF r SKIP LOCKED
+)
+DELETE FROM $runs WHERE id IN (SELECT id FROM locked)"""

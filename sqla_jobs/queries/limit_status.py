@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
+from sqla_jobs.queries.pieces import read
 from sqla_jobs.queries.sql_text import Pieces
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.values import names
@@ -61,23 +62,7 @@ class GateStatus(NamedTuple):
 class GateStatuses(Statement):
     """Read the status of the given gates that have a limit, in the given order. `@mail` stands for the queue `mail`."""
 
-    text: ClassVar[str] = """
-        WITH $moment, $busy
-        SELECT e.gate, l.running, l.rate, l.per,
-          CASE WHEN l.rate IS NOT NULL THEN w.used
-            WHEN left(e.gate, 1) = '@' THEN (SELECT count(*) FROM (SELECT FROM $in_queue LIMIT :counted) holders)
-            ELSE least($held(e.gate), :counted) END, w.since,
-          CASE WHEN left(e.gate, 1) = '@'
-            THEN ARRAY(SELECT h.id FROM $in_queue ORDER BY h.current_run_id LIMIT :holders)
-            ELSE ARRAY(SELECT h.id FROM $jobs h WHERE $is_behind_gates AND e.gate = ANY (h.gates)
-              ORDER BY h.current_run_id LIMIT :holders) END,
-          $next_start(e.gate), (SELECT now FROM moment),
-          (SELECT ARRAY[w.most, CAST(extract(epoch FROM w.now - w.since) AS float8)] FROM $windows(e.gate) w
-           WHERE w.most < l.rate AND w.most <= w.used)
-        FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
-        CROSS JOIN LATERAL $limit_of(e.gate) l
-        CROSS JOIN LATERAL (SELECT max(w.used) AS used, min(w.since) AS since FROM $windows(e.gate) w) w
-        ORDER BY e.place"""
+    text: ClassVar[str] = read("gate_statuses")
     pieces: Pieces = MappingProxyType({"in_queue": "$jobs h WHERE h.state = 'running' AND h.queue = substr(e.gate, 2)"})
 
     def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateStatus]:
@@ -131,22 +116,7 @@ class WaitingGroup(NamedTuple):
 class WaitingGroups(Statement):
     """Count the waiting jobs of each group. Many jobs in one group do not hide the other groups."""
 
-    text: ClassVar[str] = """
-        WITH RECURSIVE walk AS (
-            (SELECT 1 AS step, j.queue, j.gates FROM $waiting ORDER BY j.queue, j.gates LIMIT 1)
-          UNION ALL
-            SELECT w.step + 1, n.queue, n.gates FROM walk w
-            CROSS JOIN LATERAL (
-              SELECT j.queue, j.gates FROM $waiting AND (j.queue, j.gates) > (w.queue, w.gates)
-              ORDER BY j.queue, j.gates LIMIT 1) n
-            WHERE w.step < :groups
-        ), most AS MATERIALIZED (
-            SELECT greatest(1, :counted / greatest(1, count(*))) + 1 AS most FROM walk
-        )
-        SELECT w.gates, (
-          SELECT count(*) FROM (
-            SELECT FROM $waiting AND j.queue = w.queue AND j.gates = w.gates LIMIT (SELECT most FROM most)) counted)
-        FROM walk w ORDER BY w.step"""
+    text: ClassVar[str] = read("waiting_groups")
     pieces: Pieces = MappingProxyType({"waiting": "$jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"})
 
     def __call__(self, connection: SqlConnection, *, exact: bool = False) -> list[WaitingGroup]:

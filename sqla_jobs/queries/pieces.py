@@ -28,6 +28,9 @@ IS_RUNNING = "j.state IS NOT DISTINCT FROM 'running'"
 While a snapshot is held, the index of running jobs keeps an entry for each job that has run since.
 """
 
+IS_ORPHANED = "j.state = 'running' AND j.process_id NOT IN (SELECT p.id FROM $processes p)"
+"""The job is running, and its process has no row."""
+
 END_HAS_LEASE = """j.id = e.job_id AND j.current_run_id = e.run_id AND j.process_id = e.process_id AND $is_running"""
 """The lease of `e` is still valid."""
 
@@ -111,8 +114,14 @@ MESSAGE = f"concat(d.queue, CASE WHEN d.gates IS NOT NULL THEN '{LIMITS}' END)"
 LIMITS_MESSAGE = f"'{LIMITS}'"
 """The message that jobs behind limits may start."""
 
-HAS_PLACE = """(d.gates IS NOT NULL OR d.queue = ANY (ARRAY(
-  SELECT substr(l.gate, 2) FROM $limits l WHERE l.gate >= '@' AND l.gate < 'A' AND l.running IS NOT NULL)))"""
+LIMITED_QUEUES = """
+  SELECT substr(l.gate, 2) FROM $limits l WHERE l.gate >= '@' AND l.gate < 'A' AND l.running IS NOT NULL"""
+"""A query for the names of the queues that have a limit of their own."""
+
+LIMITED_TASKS = "SELECT unnest(l.tasks) FROM $limits l WHERE $is_in_effect"
+"""A query for the names of the tasks that any row of limits names."""
+
+HAS_PLACE = "(d.gates IS NOT NULL OR d.queue = ANY (ARRAY($limited_queues)))"
 """The job has gates or is in a limited queue, and so frees a place when it stops running."""
 
 

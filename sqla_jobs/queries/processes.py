@@ -10,15 +10,15 @@ import uuid
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.database.notify import notify
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import texts
 from sqla_jobs.rules.outcomes import storable
 
 
@@ -115,31 +115,27 @@ class ShowStalled(Statement):
     A `silence` of `None` means that the process runs again.
     """
 
+    text: ClassVar[str] = """
+        WITH free AS MATERIALIZED (
+            SELECT id FROM $processes WHERE id = CAST(:process_id AS uuid) FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE $processes SET stalled_since = clock_timestamp() - CAST(:silence AS float8) * INTERVAL '1 second'
+        WHERE id IN (SELECT id FROM free) RETURNING id"""
+
     def __call__(self, connection: SqlConnection, process_id: uuid.UUID, silence: float | None) -> bool:
         """Return whether the row was updated. False means that it is locked or does not exist."""
         return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
-
-    def sql(self) -> Any:
-        process = self.tables.processes
-        is_it = process.c.id == sa.bindparam("process_id", type_=sa.Uuid)
-        free = locked(sa.select(process.c.id).where(is_it), "free", of=process)
-        since = sa.func.clock_timestamp() - seconds(sa.bindparam("silence"))
-        shown = sa.update(process).where(process.c.id.in_(sa.select(free.c.id))).values(stalled_since=since)
-        return shown.returning(process.c.id)
 
 
 class ShowSetAside(Statement):
     """Record in a process's row which rows it has set aside, with reasons. Remove the entries named in `gone`."""
 
+    text: ClassVar[str] = """
+        UPDATE $processes SET set_aside = (set_aside - CAST(:gone AS text[])) || CAST(:shown AS jsonb)
+        WHERE id = CAST(:process_id AS uuid)"""
+
     def __call__(
         self, connection: SqlConnection, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
     ) -> None:
         shown = {name: storable(reason, 500) for name, reason in reasons.items()}
-        self._rows(connection, {"process_id": process_id, "gone": list(gone), "shown": json.dumps(shown)})
-
-    def sql(self) -> Any:
-        process = self.tables.processes
-        rest = process.c.set_aside.op("-", return_type=JSONB())(sa.bindparam("gone", type_=sa.ARRAY(sa.Text)))
-        shown = rest.concat(sa.cast(sa.bindparam("shown", type_=sa.Text), JSONB))
-        is_it = process.c.id == sa.bindparam("process_id", type_=sa.Uuid)
-        return sa.update(process).where(is_it).values(set_aside=shown).returning(process.c.id)
+        self._run(connection, {"process_id": process_id, "gone": texts([*gone]), "shown": json.dumps(shown)})

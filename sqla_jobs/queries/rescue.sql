@@ -4,7 +4,7 @@ WITH orphan AS MATERIALIZED (
       statement_timestamp() AS finished_at, statement_timestamp() + $loss_backoff * INTERVAL '1 second' AS due_at,
       $state_after_loss AS state
     FROM $jobs j
-    WHERE j.state = 'running' AND j.process_id NOT IN (SELECT p.id FROM $processes p) AND $is_among
+    WHERE $is_orphaned AND $is_among
     LIMIT :limit FOR NO KEY UPDATE OF j SKIP LOCKED
 ), done AS (
     -- By ctid, which skips a job that has been changed since the snapshot: if it was rescued and claimed again, it may

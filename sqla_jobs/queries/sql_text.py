@@ -63,9 +63,5 @@ def filled(text: str, tables: Tables, own: Pieces = NO_PIECES) -> str:
 
 def bound(text: str, tables: Tables, own: Pieces = NO_PIECES) -> sa.TextClause:
     """Return the text as a statement. What it casts to an array is bound as text in PostgreSQL's format of arrays."""
-    return with_arrays(filled(text, tables, own))
-
-
-def with_arrays(statement: str) -> sa.TextClause:
-    """Return a statement. If its text casts a parameter to an array, the parameter is bound as an array."""
+    statement = filled(text, tables, own)
     return sa.text(statement).bindparams(*(sa.bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import sqlalchemy as sa
-
-from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.values import names, numbers
 
 _MANY = 100
 """The number of events that one process delivers at a time."""
@@ -43,50 +41,34 @@ class TakeUndelivered(Statement):
     No other process gets these attempts for a minute. Events that have been due for an hour are dropped.
     """
 
+    # if the attempt's own process was killed, the run has no traceback
+    text: ClassVar[str] = f"""
+        WITH mine AS MATERIALIZED (
+            SELECT r.id FROM $runs r JOIN $jobs j ON j.id = r.job_id
+            WHERE r.untold_at <= statement_timestamp() AND r.outcome = ANY (CAST(:outcomes AS text[]))
+              AND r.untold_at > statement_timestamp() - {_LATE} * INTERVAL '1 second'
+              AND j.task = ANY (CAST(:tasks AS text[]))
+            ORDER BY r.untold_at LIMIT {_MANY} FOR NO KEY UPDATE OF r SKIP LOCKED
+        )
+        UPDATE $runs r SET untold_at = statement_timestamp() + {_AGAIN} * INTERVAL '1 second' FROM $jobs j
+        WHERE r.id = ANY (ARRAY(SELECT id FROM mine)) AND j.id = r.job_id
+        RETURNING r.id, r.job_id, r.attempt, r.process_id, CAST(r.outcome AS text), r.error_type, r.error,
+          CAST(extract(epoch FROM r.finished_at - r.started_at) AS float8),
+          j.task, j.queue, j.max_attempts, CAST(j.headers AS text),
+          coalesce(r.outcome <> 'lost' AND r.error_type = 'TimeoutError' AND r.traceback IS NULL, false)"""
+
     def __call__(
         self, connection: SqlConnection, outcomes: Collection[str], tasks: Collection[str]
     ) -> list[Undelivered]:
-        return [Undelivered(*row) for row in self._rows(connection, {"outcomes": [*outcomes], "tasks": [*tasks]})]
-
-    def sql(self) -> Any:
-        jobs, runs = self.tables.jobs, self.tables.runs
-        now = sa.func.statement_timestamp()
-        due = (
-            sa.select(runs.c.id)
-            .join(jobs, jobs.c.id == runs.c.job_id)
-            .where(
-                jobs.c.task == sa.any_(sa.bindparam("tasks", type_=sa.ARRAY(sa.Text))),
-                runs.c.untold_at <= now,
-                runs.c.untold_at > now - seconds(_LATE),
-                runs.c.outcome == sa.any_(sa.bindparam("outcomes", type_=sa.ARRAY(sa.Text))),
-            )
-            .order_by(runs.c.untold_at)
-            .limit(_MANY)
-        )
-        mine = locked(due, "mine", of=runs)
-        # if the attempt's own process was killed, the run has no traceback
-        killed = sa.and_(runs.c.outcome != "lost", runs.c.error_type == "TimeoutError", runs.c.traceback.is_(None))
-        took = sa.cast(sa.func.extract("epoch", runs.c.finished_at - runs.c.started_at), sa.Double)
-        return (
-            sa.update(runs)
-            .where(runs.c.id == sa.any_(array_of(sa.select(mine.c.id))), jobs.c.id == runs.c.job_id)
-            .values(untold_at=now + seconds(_AGAIN))
-            .returning(
-                *(runs.c.id, runs.c.job_id, runs.c.attempt, runs.c.process_id),
-                *(sa.cast(runs.c.outcome, sa.Text), runs.c.error_type, runs.c.error, took),
-                *(jobs.c.task, jobs.c.queue, jobs.c.max_attempts, sa.cast(jobs.c.headers, sa.Text)),
-                sa.func.coalesce(killed, False),
-            )
-        )
+        values = {"outcomes": names(tuple(outcomes)), "tasks": names(tuple(tasks))}
+        return [Undelivered(*row) for row in self._rows(connection, values)]
 
 
 class MarkDelivered(Statement):
     """Mark the events of these attempts as delivered."""
 
-    def __call__(self, connection: SqlConnection, run_ids: Collection[int]) -> None:
-        self._run(connection, {"run_ids": [*run_ids]})
+    text: ClassVar[str] = """
+        UPDATE $runs r SET untold_at = NULL WHERE r.id = ANY (CAST(:run_ids AS bigint[])) AND r.untold_at IS NOT NULL"""
 
-    def sql(self) -> Any:
-        runs = self.tables.runs
-        named = runs.c.id == sa.any_(sa.bindparam("run_ids", type_=sa.ARRAY(sa.BigInteger)))
-        return sa.update(runs).where(named, runs.c.untold_at.is_not(None)).values(untold_at=sa.null())
+    def __call__(self, connection: SqlConnection, run_ids: Collection[int]) -> None:
+        self._run(connection, {"run_ids": numbers(run_ids)})

@@ -120,7 +120,7 @@ class Claimer:
                 held.callback(loop.stepping.release)
             known, age = self._attempts.run_ids(), self._services.settings.heartbeat
             with self._services.engine.begin() as connection:
-                return self._services.queries.unknown_leases(connection, process_id, known, age=age)
+                return self._services.queries.leases(connection, process_id, known, age=age)
 
     def is_due(self) -> bool:
         """Return whether a job in these queues is due or held up, or this worker holds a job that has not ended."""

@@ -37,15 +37,15 @@ def test_a_process_finds_what_it_holds_and_does_not_know(connection: Connection)
     connection.execute(update(Job).where(Job.id == ended.job_id).values(without_its_lease))
     expected = [Lease(unknown.job_id, unknown.run_id, me, "mark", "default", 1, unknown.max_attempts)]
     assert QUERIES.leases(connection, me, [known.run_id]) == expected
-    assert QUERIES.unknown_leases(connection, me, [known.run_id]) == expected
+    assert QUERIES.leases(connection, me, [known.run_id]) == expected
     now = Job.started_at + text("interval '0 s'")
     a_minute_ago = func.statement_timestamp() - text("interval '1 minute'")
     assert connection.scalar(select(func.count(now)).where(Job.started_at > a_minute_ago)) == 4
-    assert QUERIES.unknown_leases(connection, me, [known.run_id], age=30) == [], "an answer may be under way"
+    assert QUERIES.leases(connection, me, [known.run_id], age=30) == [], "an answer may be under way"
     in_a_minute = func.statement_timestamp() + text("interval '1 minute'")
     for at in (a_minute_ago, in_a_minute):  # the server's clock may have been set back since
         connection.execute(update(Job).values(started_at=at))
-        assert QUERIES.unknown_leases(connection, me, [known.run_id], age=30) == expected
+        assert QUERIES.leases(connection, me, [known.run_id], age=30) == expected
 
 
 def test_a_process_hears_of_cancel_requests_for_the_jobs_it_names_and_holds(connection: Connection) -> None:

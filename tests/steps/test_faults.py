@@ -81,12 +81,12 @@ def without_answer(monkeypatch: pytest.MonkeyPatch, *, commits: bool) -> list[st
     store_and_commit = StepCommit.store_and_commit
     lost: list[str] = []
 
-    def committing(self: StepCommit, raw: Any, known: dict[Any, Any], step: NewStep) -> str | None:
+    def committing(self: StepCommit, raw: Any, step: NewStep) -> str | None:
         if lost:
-            return store_and_commit(self, raw, known, step)
+            return store_and_commit(self, raw, step)
         lost.append("a commit")
         if commits:
-            store_and_commit(self, raw, known, step)
+            store_and_commit(self, raw, step)
         raw.close()
         raise psycopg.OperationalError("the connection is lost")
 
