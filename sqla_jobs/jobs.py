@@ -45,7 +45,7 @@ from sqla_jobs.tasks.hooks import E, EventName, H, Hooks, M, S, W, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session, plain_session, session_at
-from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
+from sqla_jobs.tasks.task import Task, TaskLike
 
 if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
@@ -171,7 +171,7 @@ class Jobs(Bound, Generic[J]):
     @overload
     def task(self, target: Callable[C, R], /, **options: Unpack[TaskOptions]) -> Task[C, R, J]: ...
     @overload
-    def task(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator[J]: ...
+    def task(self, /, **options: Unpack[TaskOptions]) -> Callable[[Callable[C, R]], Task[C, R, J]]: ...
     def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Register a function as a task. It becomes a `Task`, which is callable like the function.
 

@@ -57,6 +57,7 @@ E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound="Session | AsyncSession")
+X = TypeVar("X", bound=RunContext)
 T = TypeVar("T")
 J = TypeVar("J", bound=JobMixin)
 J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
@@ -170,11 +171,11 @@ class Enqueuer(Generic[C, J]):
     @overload
     def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, X, P], object], /) -> Enqueue[P, J]: ...
     @overload
     def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[X, P], object], /) -> Enqueue[P, J]: ...
     @overload
     def _without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
     def _without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
@@ -564,9 +565,3 @@ class _Waits(Protocol[J]):
 
 TaskLike = Task[..., Any, Any] | str
 """A task, or a task's name."""
-
-
-class TaskDecorator(Protocol[J]):
-    """The return value of `@jobs.task(…)`."""
-
-    def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...

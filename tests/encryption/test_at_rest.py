@@ -13,10 +13,10 @@ from flask import Flask
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import JobFailed, JobState, RunEvent, Undecryptable
+from sqla_jobs import JobFailed, JobState, RunEvent
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, Undecryptable
 from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, enqueued, make_job, run_job
 from tests.encryption import shop
 from tests.encryption.conftest import OLD, OTHER

@@ -22,10 +22,9 @@ from sqla_jobs import (
     JobsError,
     JobState,
     RunContext,
-    Undecryptable,
     Unique,
 )
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, Undecryptable
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.tasks.encryption import KeyRing
 from sqla_jobs.testing import drain
@@ -202,6 +201,7 @@ def test_nothing_is_imported_for_plain_tasks_and_a_missing_extra_is_told() -> No
 import sys
 from sqlalchemy.orm import registry
 from sqla_jobs import DeclarationError, Jobs
+from sqla_jobs.errors import Undecryptable
 jobs = Jobs(registry())
 @jobs.task
 def plain(token: str) -> None: ...

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ArgumentsError, Jobs, RunContext
+from sqla_jobs import ArgumentsError, AsyncRunContext, Jobs, RunContext
 from sqla_jobs.testing import run_job
 from tests.helpers import wait_until
 
@@ -91,7 +91,7 @@ def late(run: RunContext) -> None:
 
 
 @jobs.task(max_attempts=1)
-async def coroutine(run: RunContext) -> None:
+async def coroutine(run: AsyncRunContext) -> None:
     with run.cancelling(said.append):
         await asyncio.sleep(0)
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConfigurationError, DeclarationError, Jobs, RunContext
+from sqla_jobs import AsyncRunContext, ConfigurationError, DeclarationError, Jobs, RunContext
 from sqla_jobs.testing import drain, run_job
 from tests.conftest import StartWorker
 from tests.helpers import states, wait_until
@@ -104,7 +104,7 @@ def fetch(run: RunContext) -> str:
 
 
 @jobs.task
-async def fetch_async(run: RunContext) -> str:
+async def fetch_async(run: AsyncRunContext) -> str:
     found = run.resources[AsyncClient]
     assert found.is_open
     assert found.loop is asyncio.get_running_loop()
@@ -339,7 +339,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from sqla_jobs import Jobs, RunContext
+from sqla_jobs import Jobs, AsyncRunContext, RunContext
 from sqlalchemy.orm import DeclarativeBase
 
 class Base(DeclarativeBase):

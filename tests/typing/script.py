@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from typing_extensions import TypeAliasType
 
 from sqla_jobs import (
+    AsyncRunContext,
     BatchCounts,
     Cancel,
     JobExists,
@@ -29,7 +30,6 @@ from sqla_jobs import (
     RunOutcome,
     Snooze,
     Task,
-    TaskDecorator,
     TaskOptions,
     Unique,
 )
@@ -193,7 +193,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def background(**options: Unpack[TaskOptions]) -> TaskDecorator[JobMixin]:
+def background(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R, JobMixin]]:
     """A decorator of the application's own, with its own defaults."""
     chosen: TaskOptions = {"queue": "background", "max_attempts": 5, **options}
     return jobs.task(**chosen)
@@ -212,7 +212,7 @@ def thumbnail(session: Session, photo: int, *, width: int = 100) -> str:
 
 
 @audited
-async def rotate(session: AsyncSession, run: RunContext, photo: int) -> int:
+async def rotate(session: AsyncSession, run: AsyncRunContext, photo: int) -> int:
     return photo
 
 
