@@ -38,7 +38,7 @@ from sqla_jobs.tasks.described import DescribedEnqueue, enqueue, enqueue_at_comm
 from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
-from sqla_jobs.tasks.run_context import RunContext
+from sqla_jobs.tasks.run_context import AsyncRunContext
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
@@ -57,7 +57,6 @@ E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound="Session | AsyncSession")
-X = TypeVar("X", bound=RunContext)
 T = TypeVar("T")
 J = TypeVar("J", bound=JobMixin)
 J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
@@ -171,11 +170,11 @@ class Enqueuer(Generic[C, J]):
     @overload
     def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[S, X, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
     def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[X, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
     def _without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
     def _without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:

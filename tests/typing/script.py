@@ -172,6 +172,10 @@ def unique_jobs(session: Session) -> None:
     bill.options(unique=Unique(key=None, on_conflict="return")).enqueue(session, 1)
 
 
+@jobs.task(retry=lambda error, attempt: 10.0 if attempt < 5 else None)
+def persist(number: int) -> None: ...
+
+
 @jobs.task(timeout=timedelta(minutes=1), delay=60, retention={"succeeded": "erase", "failed": None, "cancelled": 60})
 def settle(session: Session, run: RunContext, order: Order, note: str = "") -> dict[str, Any]:
     run.progress(0.5, "half way")
