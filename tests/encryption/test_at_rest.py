@@ -73,7 +73,7 @@ def test_results_are_decrypted_as_their_types(session: Session) -> None:
     amounts = {"a": 0.1, "b": 1e23}
     settled, fetched = shop.settle.enqueue(session, account=1, secrets=amounts), shop.fetch.enqueue(session, url="x")
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert shop.pay.result(paid, timeout=30) == {"receipt": f"charged {SECRET}"}
         assert shop.report.result(after, timeout=30) == [f"charged {SECRET}"]
         assert shop.settle.result(settled, timeout=30) == amounts
@@ -99,7 +99,7 @@ def test_a_step_is_not_repeated_by_a_retry(session: Session) -> None:
 def test_errors_are_encrypted_and_told_by_nobody_but_the_ring(session: Session) -> None:
     job = shop.refuse.options(max_attempts=1).enqueue(session, account=1, token=SECRET)
     session.commit()
-    with jobs.worker(), pytest.raises(JobFailed) as failed:
+    with jobs.worker(clock=False), pytest.raises(JobFailed) as failed:
         jobs.wait(job, timeout=30)
     assert "(encrypted)" in str(failed.value)
     session.expire_all()

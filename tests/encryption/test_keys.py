@@ -243,7 +243,7 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     for keys in (OTHER, ""):
         monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
         make_due(session)
-        with jobs.worker(heartbeat=0.1):
+        with jobs.worker(heartbeat=0.1, clock=False):
             wait_until(_passed_over(database, job, jobs))
         session.expire_all()
         assert (job.state, job.attempt) == (JobState.scheduled, 0)
@@ -251,7 +251,7 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     assert not any(key in caplog.text for key in (OLD, OTHER))
     monkeypatch.setenv("SQLA_JOBS_KEYS", f"{OTHER},{OLD}")
     make_due(session)
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert jobs.wait(job, timeout=30).attempt == 1
 
 
@@ -288,7 +288,7 @@ def test_a_result_without_its_key_costs_no_attempt(session: Session, monkeypatch
     paid = shop.pay.enqueue(session, account=1, token=SECRET)
     after = shop.report.options(after=paid).enqueue(session)
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         jobs.wait(after, timeout=30)
         assert worker
     jobs.retry(session, after)

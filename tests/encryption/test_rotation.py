@@ -118,7 +118,7 @@ def test_running_jobs_keep_their_lease_and_are_told(
 ) -> None:
     job = shop.hold.enqueue(session, token=SECRET)
     session.commit()
-    with jobs.worker(heartbeat=0.1):
+    with jobs.worker(heartbeat=0.1, clock=False):
         assert shop.begun.wait(30)
         monkeypatch.setenv("SQLA_JOBS_KEYS", f"{NEW},{OLD}")
         done = rotate()
@@ -156,7 +156,7 @@ def test_workers_run_all_jobs_during_a_rotation(
         with Session(database) as own:
             return own.query(jobs.Job).where(jobs.Job.state != JobState.succeeded).count()
 
-    with jobs.worker({"default": 4}, heartbeat=0.2):
+    with jobs.worker({"default": 4}, heartbeat=0.2, clock=False):
         while left():
             rotate()
     wait_until(lambda: rotate().exit_code == 0)

@@ -156,7 +156,7 @@ def test_all_is_aborted_where_the_end_cannot_be_stored(session: Session, monkeyp
     monkeypatch.setattr(SucceedOne, "parameters", of_another_run)
     job = jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
-    worker = jobs.worker()
+    worker = jobs.worker(clock=False)
     worker.start()
     while not finished:
         pass
@@ -247,7 +247,7 @@ def test_a_worker_is_for_the_application_with_the_current_request(
                 pyramid_shop.record.enqueue(one, n=n)
                 one.commit()
             with pytest.raises(ConfigurationError, match="2 applications"):
-                jobs.worker()
+                jobs.worker(clock=False)
             with prepare(registry=second.registry):
                 assert jobs.worker().drain() == 1
             assert (effects(session), effects(elsewhere)) == ([], [2])

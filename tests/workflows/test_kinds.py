@@ -146,7 +146,7 @@ def test_a_delay_counts_from_the_enqueue(session: Session, database: Engine, run
     later = shop.mark.options(after=first, delay=3600).enqueue(session, n=2)
     past = shop.mark.options(after=first, delay=0.01).enqueue(session, n=3)
     session.commit()
-    with jobs.worker(bind=database):
+    with jobs.worker(bind=database, clock=False):
         wait_until(lambda: states(session)[past.id] == "succeeded")
         wait_until(lambda: states(session)[later.id] == "scheduled")
 
