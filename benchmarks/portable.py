@@ -230,7 +230,7 @@ class Program:
     def run(self) -> None:
         """Wait for the command `work`, then run a worker until SIGTERM."""
         self._go.wait()
-        jobs.worker({"default": CONCURRENCY}, bind=self._engine).run()
+        jobs.worker({"default": CONCURRENCY}, bind=self._engine, clock=False).run()
 
     def answer(self) -> None:
         for line in sys.stdin:

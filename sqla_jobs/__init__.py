@@ -13,10 +13,8 @@ if TYPE_CHECKING:
         JobFailed,
         JobsError,
         SignalTimeout,
-        Undecryptable,
         UnknownJob,
         UnknownTask,
-        UnstorableResult,
     )
     from sqla_jobs.following.updates import JobUpdate
     from sqla_jobs.jobs import Jobs
@@ -29,21 +27,20 @@ if TYPE_CHECKING:
     from sqla_jobs.tasks.declaration import TaskOptions
     from sqla_jobs.tasks.enqueue import EnqueueOptions
     from sqla_jobs.tasks.hooks import RunEvent
-    from sqla_jobs.tasks.run_context import RunContext
-    from sqla_jobs.tasks.task import Enqueue, Enqueuer, Task, TaskDecorator
+    from sqla_jobs.tasks.run_context import AsyncRunContext, RunContext
+    from sqla_jobs.tasks.task import Task
 
 __all__ = [
     "PARKED",
     "ArgumentsError",
+    "AsyncRunContext",
     "BatchCounts",
     "BatchMixin",
     "Cancel",
     "ConcurrencyLimit",
     "ConfigurationError",
     "DeclarationError",
-    "Enqueue",
     "EnqueueOptions",
-    "Enqueuer",
     "JobExists",
     "JobFailed",
     "JobMixin",
@@ -59,13 +56,10 @@ __all__ = [
     "SignalTimeout",
     "Snooze",
     "Task",
-    "TaskDecorator",
     "TaskOptions",
-    "Undecryptable",
     "Unique",
     "UnknownJob",
     "UnknownTask",
-    "UnstorableResult",
 ]
 
 _MODULES = {
@@ -82,13 +76,11 @@ _MODULES = {
     "Retry": "rules.outcomes",
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",
+    "AsyncRunContext": "tasks.run_context",
     "RunContext": "tasks.run_context",
     "TaskOptions": "tasks.declaration",
     "EnqueueOptions": "tasks.enqueue",
-    "Enqueue": "tasks.task",
-    "Enqueuer": "tasks.task",
     "Task": "tasks.task",
-    "TaskDecorator": "tasks.task",
     "RunEvent": "tasks.hooks",
     "Unique": "rules.unique",
 }

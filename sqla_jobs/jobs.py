@@ -45,7 +45,7 @@ from sqla_jobs.tasks.key_ring import EncryptionKeys, KeyRing
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session, plain_session, session_at
-from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
+from sqla_jobs.tasks.task import Task, TaskLike
 
 if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
@@ -171,7 +171,7 @@ class Jobs(Bound, Generic[J]):
     @overload
     def task(self, target: Callable[C, R], /, **options: Unpack[TaskOptions]) -> Task[C, R, J]: ...
     @overload
-    def task(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator[J]: ...
+    def task(self, /, **options: Unpack[TaskOptions]) -> Callable[[Callable[C, R]], Task[C, R, J]]: ...
     def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Register a function as a task. It becomes a `Task`, which is callable like the function.
 
@@ -567,6 +567,7 @@ class Jobs(Bound, Generic[J]):
         self,
         queues: Mapping[str, int] | Iterable[str] = ("default",),
         *,
+        clock: bool = True,
         bind: Bind | None = None,
         shard: str | None = None,
         **options: Unpack[WorkerOptions],
@@ -575,16 +576,20 @@ class Jobs(Bound, Generic[J]):
 
         - `queues`: a mapping from the names of queues to the number of jobs to run simultaneously, or names alone. All
           queues together run at most 5,000 jobs.
+        - `clock`: True to also enqueue the jobs of schedules, as a `jobs.clock()` does. `drain` does not.
         - `bind`: an engine or a session factory; by default the one that the `Jobs` is bound to.
         - `shard`: the name of the database, if the `Jobs` is bound to several.
         - `options`: `WorkerOptions`.
 
         Raises `ConfigurationError` for an invalid setting, if no database is known, and if `shard` is missing.
         """
+        from sqla_jobs.clock import Clock
         from sqla_jobs.worker import Settings, Worker
 
         own = self if shard is None else self.shard(shard)
-        return Worker(own, own._binding(bind), Settings.checked(queues, **options))
+        settings, binding = Settings.checked(queues, **options), own._binding(bind)
+        beside = Clock.beside_worker(own, binding, settings) if clock else None
+        return Worker(own, binding, settings, clock=beside)
 
     def clock(
         self, *, bind: Bind | None = None, shard: str | None = None, heartbeat: float = 5.0, lease: float = 30.0

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from sqla_jobs import Cancel, Jobs, Retry, RunContext, Snooze
+from sqla_jobs import AsyncRunContext, Cancel, Jobs, Retry, RunContext, Snooze
 
 
 class Base(DeclarativeBase):
@@ -55,7 +55,7 @@ resource: ContextVar[str] = ContextVar("resource", default="none")
 
 
 @jobs.task
-async def write(session: AsyncSession, run: RunContext, n: int, seconds: float = 0.0) -> int:
+async def write(session: AsyncSession, run: AsyncRunContext, n: int, seconds: float = 0.0) -> int:
     """A transactional effect."""
     session.add(Effect(n=n, job_id=run.job_id))
     await session.flush()
@@ -64,7 +64,7 @@ async def write(session: AsyncSession, run: RunContext, n: int, seconds: float =
 
 
 @jobs.task(retention={"succeeded": "erase"})
-async def forget(session: AsyncSession, run: RunContext, n: int) -> int:
+async def forget(session: AsyncSession, run: AsyncRunContext, n: int) -> int:
     """The same, of which only the effect is to be left."""
     return await write(session, run, n)
 
@@ -79,13 +79,13 @@ def write_plainly(session: Session, run: RunContext, n: int, seconds: float = 0.
 
 
 @jobs.task
-async def greet(run: RunContext, name: str) -> str:
+async def greet(run: AsyncRunContext, name: str) -> str:
     await asyncio.sleep(0)
     return f"hello {name}, attempt {run.attempt}"
 
 
 @jobs.task
-async def note(session: AsyncSession, run: RunContext, n: int) -> str:
+async def note(session: AsyncSession, run: AsyncRunContext, n: int) -> str:
     """One that needs no job."""
     session.add(Effect(n=n))
     await session.flush()

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, RunContext, SignalTimeout
+from sqla_jobs import ArgumentsError, AsyncRunContext, ConcurrencyLimit, Jobs, RunContext, SignalTimeout
 
 
 class Base(DeclarativeBase):
@@ -97,7 +97,7 @@ async def charge_awaited(amount: Decimal) -> Receipt:
 
 
 @jobs.task(retry=FAST)
-async def awaited(run: RunContext, amount: Decimal) -> list[str]:
+async def awaited(run: AsyncRunContext, amount: Decimal) -> list[str]:
     receipt = await run.step("charge", charge_awaited, amount)
     fail_until(run, 3)
     return [repr(receipt)]
@@ -147,7 +147,7 @@ async def pay_awaited(session: AsyncSession, order: Order) -> int:
 
 
 @jobs.task(retry=FAST)
-async def transactional_awaited(session: AsyncSession, run: RunContext, order: Order) -> list[int]:
+async def transactional_awaited(session: AsyncSession, run: AsyncRunContext, order: Order) -> list[int]:
     paid = await run.step("pay", pay_awaited, session, order)
     seen = order.paid
     await run.step("mail", write_awaited, session, "mailed")
@@ -241,9 +241,9 @@ def sleeper(run: RunContext, seconds: float) -> int:
 
 
 @jobs.task
-async def awaited_sleeper(run: RunContext, seconds: float) -> int:
+async def awaited_sleeper(run: AsyncRunContext, seconds: float) -> int:
     calls.append("before")
-    await run.sleep_async("rest", seconds)
+    await run.sleep("rest", seconds)
     calls.append("after")
     return run.attempt
 
@@ -302,15 +302,15 @@ def approved_patiently(run: RunContext) -> tuple[str, int]:
 
 
 @jobs.task
-async def approved_awaited(run: RunContext) -> str:
-    approval = await run.wait_for_async("approved", Approval, timeout=None)
+async def approved_awaited(run: AsyncRunContext) -> str:
+    approval = await run.wait_for("approved", Approval, timeout=None)
     return approval.by
 
 
 @jobs.task
-async def approved_in_async_session(session: AsyncSession, run: RunContext) -> str:
+async def approved_in_async_session(session: AsyncSession, run: AsyncRunContext) -> str:
     await run.step("before", write_awaited, session, "before")
-    approval = await run.wait_for_async("approved", Approval, timeout=None)
+    approval = await run.wait_for("approved", Approval, timeout=None)
     await run.step("after", write_awaited, session, approval.by)
     return approval.by
 
@@ -400,8 +400,8 @@ def calls_coroutine(run: RunContext) -> None:
 
 
 @jobs.task(max_attempts=1)
-async def awaits_function(run: RunContext) -> None:
-    run.step("charge", charge, Decimal(1))
+async def awaits_function(run: AsyncRunContext) -> None:
+    await run.step("charge", charge, Decimal(1))  # type: ignore[arg-type]
 
 
 async def number(n: int) -> int:
@@ -409,7 +409,7 @@ async def number(n: int) -> int:
 
 
 @jobs.task(max_attempts=1)
-async def gathers(run: RunContext) -> list[int]:
+async def gathers(run: AsyncRunContext) -> list[int]:
     return await asyncio.gather(*(run.step(str(n), number, n) for n in (1, 2, 3)))
 
 
@@ -436,7 +436,7 @@ async def write_and_hang(session: AsyncSession, kind: str, within: asyncio.Timeo
 
 
 @jobs.task(max_attempts=1)
-async def cancels_its_step(session: AsyncSession, run: RunContext, order: Order) -> int:
+async def cancels_its_step(session: AsyncSession, run: AsyncRunContext, order: Order) -> int:
     with suppress(TimeoutError):
         async with asyncio.timeout(None) as within:
             await run.step("write", write_and_hang, session, "hung", within)
@@ -481,7 +481,7 @@ def write_a_moment(session: Session, kind: str) -> None:
 
 
 @jobs.task(max_attempts=1)
-async def writes_before_awaited(session: AsyncSession, run: RunContext) -> None:
+async def writes_before_awaited(session: AsyncSession, run: AsyncRunContext) -> None:
     await write_awaited(session, "outside")
     await run.step("write", write_awaited, session, "inside")
 
@@ -534,12 +534,12 @@ def held_at_a_step_in_session(session: Session, run: RunContext, url: str) -> No
 
 
 @jobs.task(max_attempts=1, timeout=3.0)
-async def held_at_an_awaited_step(run: RunContext, url: str) -> None:
+async def held_at_an_awaited_step(run: AsyncRunContext, url: str) -> None:
     await run.step("go", awaited_go, url)
 
 
 @jobs.task(max_attempts=1, timeout=3.0)
-async def held_at_an_awaited_step_in_session(session: AsyncSession, run: RunContext, url: str) -> None:
+async def held_at_an_awaited_step_in_session(session: AsyncSession, run: AsyncRunContext, url: str) -> None:
     await run.step("go", awaited_go_and_write, session, url)
 
 
@@ -554,7 +554,7 @@ async def in_a_thread_of_asyncio() -> None:
 
 
 @jobs.task(max_attempts=1)
-async def steps_beside_busy_threads(run: RunContext) -> list[int]:
+async def steps_beside_busy_threads(run: AsyncRunContext) -> list[int]:
     """All threads of the event loop's own pool wait until the step is stored."""
     stored = threading.Event()
     busy = [asyncio.ensure_future(asyncio.to_thread(stored.wait, 20)) for _ in range(40)]
@@ -585,7 +585,7 @@ async def amounts_awaited() -> dict[str, float]:
 
 
 @jobs.task(retry=FAST)
-async def charges_in_order_awaited(session: AsyncSession, run: RunContext) -> None:
+async def charges_in_order_awaited(session: AsyncSession, run: AsyncRunContext) -> None:
     calls.append(repr(await run.step("amounts", amounts_awaited)))
     fail_until(run, 2)
 
@@ -609,7 +609,7 @@ async def write_and_exit_awaited(session: AsyncSession) -> None:
 
 
 @jobs.task(max_attempts=1)
-async def exits_in_awaited_step(session: AsyncSession, run: RunContext) -> None:
+async def exits_in_awaited_step(session: AsyncSession, run: AsyncRunContext) -> None:
     with suppress(SystemExit):
         await run.step("exit", write_and_exit_awaited, session)
     await run.step("whole", write_awaited, session, "whole")

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
-from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
+from sqla_jobs import AsyncRunContext, ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, SignalTimeout, Snooze
 
 POISONED = 86
 """The exit code of a process that was ended by its own job, on purpose."""
@@ -179,20 +179,20 @@ def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 
 @jobs.task(retry=SOON)
-async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
+async def write_awaited(session: AsyncSession, run: AsyncRunContext, n: int, seconds: float) -> None:
     await session.run_sync(_leave, run, n)
     await asyncio.sleep(seconds)
 
 
 @jobs.task(retry=SOON, limits=_STEPS)
-async def chain_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
+async def chain_awaited(session: AsyncSession, run: AsyncRunContext, n: int, seconds: float) -> None:
     await session.run_sync(follow.enqueue, n=n, seconds=seconds / 2)
     await session.run_sync(_leave, run, n)
     await asyncio.sleep(seconds)
 
 
 @jobs.task(retry=SOON, timeout=0.5)
-async def overrun_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
+async def overrun_awaited(session: AsyncSession, run: AsyncRunContext, n: int, seconds: float) -> None:
     await session.run_sync(_leave, run, n)
     await asyncio.sleep(60.0 if run.attempt == 1 else min(seconds, 0.1))
 
@@ -224,17 +224,17 @@ def stepped(session: Session, run: RunContext, n: int, seconds: float) -> list[s
     return values
 
 
-async def _traced_awaited(session: AsyncSession, run: RunContext, step: str, seconds: float) -> str:
+async def _traced_awaited(session: AsyncSession, run: AsyncRunContext, step: str, seconds: float) -> str:
     value = await session.run_sync(_traced, run, step, 0.0)
     await asyncio.sleep(seconds)
     return value
 
 
 @jobs.task(retry=SOON, limits=_STEPS)
-async def stepped_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> list[str]:
+async def stepped_awaited(session: AsyncSession, run: AsyncRunContext, n: int, seconds: float) -> list[str]:
     values = [await run.step("first", _traced_awaited, session, run, "first", seconds / 3)]
     _fail(run.attempt == 1 and n % 3 == 0)
-    await run.sleep_async("rest", seconds)
+    await run.sleep("rest", seconds)
     values += [await run.step(name, _traced_awaited, session, run, name, seconds / 3) for name in STEPS[1:]]
     session.add(_effect(run, n))
     return values
@@ -269,9 +269,9 @@ def ask(session: Session, run: RunContext, n: int, seconds: float) -> list[int |
 
 
 @jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20))
-async def ask_awaited(run: RunContext, n: int, seconds: float) -> list[int]:
+async def ask_awaited(run: AsyncRunContext, n: int, seconds: float) -> list[int]:
     """Wait for two signals without a timeout, in the event loop and without a session."""
-    return [await run.wait_for_async("told", int, timeout=None) for _ in range(2)]
+    return [await run.wait_for("told", int, timeout=None) for _ in range(2)]
 
 
 @jobs.task(retry=SOON, max_attempts=3)

@@ -81,6 +81,11 @@ class Clock(Service):
         self._rounds = _Rounds(jobs, binding.context)
         self._at_work: _AtWork | None = None
 
+    @classmethod
+    def beside_worker(cls, jobs: Jobs[Any], binding: Binding, settings: LeaseSettings) -> Clock:
+        """Return the clock of a worker, which sees a schedule that another process changes within two seconds."""
+        return cls(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
+
     def start(self) -> None:
         """Start the clock in a thread. While no host of the database accepts writes, try again for a minute.
 

@@ -33,7 +33,7 @@ from sqla_jobs.rules.outcomes import (
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
-from sqla_jobs.tasks.run_context import RunContext
+from sqla_jobs.tasks.run_context import AsyncRunContext, RunContext
 from sqla_jobs.tasks.signature import Signature
 from sqla_jobs.tasks.steps import Misuse, Steps
 
@@ -246,7 +246,9 @@ def context_of(attempt: Attempt) -> RunContext:
     """Return the run's context for the task, middleware and tracing. The first call creates it."""
     if attempt.context is None:
         job = attempt.job
-        attempt.context = RunContext(
+        signature = None if attempt.declaration is None else attempt.declaration.signature
+        kind = AsyncRunContext if signature is not None and signature.is_coroutine else RunContext
+        attempt.context = kind(
             job_id=job.job_id,
             run_id=job.run_id,
             task=job.task,

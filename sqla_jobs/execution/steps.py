@@ -133,8 +133,7 @@ class RunSteps:
 
     # sleeps
 
-    def sleep(self, name: str, length: float | timedelta, *, is_awaited: bool) -> Any:
-        self._refuse_other_kind("sleep", is_awaited=is_awaited)
+    def sleep(self, name: str, length: float | timedelta) -> Any:
         return self._begun(self._sleep(name, length))
 
     async def _sleep(self, name: str, length: float | timedelta) -> None:
@@ -149,8 +148,7 @@ class RunSteps:
 
     # signals
 
-    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None, *, is_awaited: bool) -> Any:
-        self._refuse_other_kind("wait_for", is_awaited=is_awaited)
+    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
         return self._begun(self._wait_for(name, kind, timeout))
 
     async def _wait_for(self, name: str, kind: Any, length: float | timedelta | None) -> Any:
@@ -182,6 +180,11 @@ class RunSteps:
         if received.kind == StepKind.timeout:
             raise SignalTimeout(f"the signal {name!r} did not come to job {self._attempt.job.job_id} in time")
         return received.payload
+
+    # reads
+
+    def read(self, function: Callable[[], T]) -> Awaitable[T]:
+        return self._do(function)
 
     # values
 
@@ -271,12 +274,6 @@ class RunSteps:
         thread = getattr(self._attempt.body, "thread", None)
         if thread is not None and thread != threading.get_ident():
             raise JobsError(f"{self._said(name)} is called in another thread than the task: call it in the task's own")
-
-    def _refuse_other_kind(self, method: str, *, is_awaited: bool) -> None:
-        if self._is_coroutine and not is_awaited:
-            raise Misuse(f"{self._attempt.job.task} is a coroutine task: write await run.{method}_async(…)")
-        if is_awaited and not self._is_coroutine:
-            raise Misuse(f"{self._attempt.job.task} is a plain task, which nothing awaits: write run.{method}(…)")
 
     def _said(self, name: object) -> str:
         return f"step {name!r:.220} of job {self._attempt.job.job_id}"

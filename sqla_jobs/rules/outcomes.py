@@ -8,11 +8,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, Self
 
-import tenacity
-
 from sqla_jobs.rules.error_text import leaves, message_of, traceback_of
 from sqla_jobs.rules.redaction import NOTHING, Secrets
-from sqla_jobs.rules.retry import MAX_DELAY, next_delay
+from sqla_jobs.rules.retry import MAX_DELAY, RetryPolicy, next_delay
 from sqla_jobs.rules.wording import plural
 
 
@@ -232,7 +230,7 @@ EXPIRED = Outcome.cancelled(EXPIRY)
 def decide(
     error: BaseException,
     *,
-    policy: tenacity.BaseRetrying,
+    policy: RetryPolicy,
     attempt: int,
     max_attempts: int,
     elapsed: float,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import cast
 
 import tenacity
 from tenacity.after import after_nothing
@@ -13,6 +17,7 @@ from tenacity.nap import sleep as tenacity_sleep
 from tenacity.wait import wait_base, wait_none
 
 from sqla_jobs.errors import DeclarationError
+from sqla_jobs.rules.value_checks import check_seconds
 
 MAX_DELAY = 365 * 86400.0
 """The maximum wait in seconds. Longer waits are clamped."""
@@ -22,12 +27,16 @@ _RANDOM = random.SystemRandom()
 """A separate generator: a task may seed the global one, and its retries would then have equal delays."""
 
 
+def backoff(attempt: int) -> float:
+    """Return the seconds after this attempt by the default policy."""
+    return (2.0**attempt if attempt < 12 else 3600.0) * _RANDOM.uniform(0.75, 1.25)
+
+
 class wait_backoff(wait_base):
     """Waits 2, 4, 8 … seconds, at most an hour. Each wait varies by ± 25 %, so that retries spread out."""
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        attempt = retry_state.attempt_number
-        return (2.0**attempt if attempt < 12 else 3600.0) * _RANDOM.uniform(0.75, 1.25)
+        return backoff(retry_state.attempt_number)
 
 
 BACKOFF = wait_backoff()
@@ -35,11 +44,22 @@ DEFAULT_POLICY = tenacity.Retrying(retry=tenacity.retry_if_exception_type(BaseEx
 """Retries every exception, until `max_attempts`."""
 
 
-def check_policy(policy: object) -> tenacity.BaseRetrying:
+RetryPolicy = tenacity.BaseRetrying | Callable[[BaseException, int], float | timedelta | None]
+"""A tenacity `Retrying`, or a function of the error and the number of the attempt, counted from 1.
+
+The function returns the time until the next attempt, as a timedelta or in seconds, or None for no retry.
+"""
+
+
+def check_policy(policy: object) -> RetryPolicy:
     """Return the policy. Raises `DeclarationError` if a part of the policy could never take effect in a job."""
-    if isinstance(policy, tenacity.AsyncRetrying) or not isinstance(policy, tenacity.BaseRetrying):
+    is_awaited = inspect.iscoroutinefunction(policy) or isinstance(policy, tenacity.AsyncRetrying)
+    if not isinstance(policy, tenacity.BaseRetrying | type) and callable(policy) and not is_awaited:
+        return cast("RetryPolicy", policy)
+    if not isinstance(policy, tenacity.BaseRetrying) or is_awaited:
         raise DeclarationError(
-            f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
+            f"retry={policy!r:.100} is no policy: write retry=tenacity.Retrying(stop=…, wait=…, retry=…), or a "
+            "function such as retry=lambda error, attempt: 10.0 if attempt < 5 else None"
         )
     callbacks = {
         "before": policy.before is not before_nothing,
@@ -57,7 +77,7 @@ def check_policy(policy: object) -> tenacity.BaseRetrying:
 
 
 def next_delay(
-    policy: tenacity.BaseRetrying,
+    policy: RetryPolicy,
     error: BaseException,
     *,
     attempt: int,
@@ -71,6 +91,8 @@ def next_delay(
     tenacity's own: `retry`, then `wait`, then `stop` (which may use the upcoming wait). `is_wanted` replaces the
     answer of `retry`, and `chosen` that of `wait`: the task itself has asked for the next attempt.
     """
+    if not isinstance(policy, tenacity.BaseRetrying):
+        return _delay_of(policy, error, attempt, is_wanted=is_wanted, chosen=chosen)
     state = tenacity.RetryCallState(policy, fn=None, args=(), kwargs={})
     state.attempt_number = attempt
     state.start_time = time.monotonic() - elapsed
@@ -85,3 +107,18 @@ def next_delay(
     if policy.stop and policy.stop(state):
         return None
     return min(max(delay, 0.0), MAX_DELAY)
+
+
+def _delay_of(
+    policy: Callable[[BaseException, int], float | timedelta | None],
+    error: BaseException,
+    attempt: int,
+    *,
+    is_wanted: bool,
+    chosen: float | None,
+) -> float | None:
+    """Return the seconds that a function gives, or that the task has asked for."""
+    given = policy(error, attempt) if chosen is None else chosen
+    if given is None:
+        return backoff(attempt) if is_wanted else None
+    return min(check_seconds("the delay of the retry policy", given), MAX_DELAY)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -21,7 +20,6 @@ from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.ending import End
-from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.runtime.retrying import RECOVERED
 from sqla_jobs.supervisor.connection import ParentConnection, Readings
 from sqla_jobs.supervisor.messages import Drained, Observed, Recovered
@@ -66,7 +64,8 @@ def _work(jobs: Jobs[Any], spec: ChildSpec, parent: ParentConnection) -> None:
     engine = binding.engine
     host.may_close(IdleConnections(engine).close)
     host.address = parameters_of(engine)
-    worker = Worker(jobs, binding, settings, host=host, stop_requested=parent.stop)
+    clock = Clock.beside_worker(jobs, binding, settings) if spec.clock else None
+    worker = Worker(jobs, binding, settings, clock=clock, host=host, stop_requested=parent.stop)
     jobs._counters.is_wanted = jobs._counters.is_wanted or spec.is_observed
     observe = (lambda: Observed(jobs._counters.totals(), worker.last_error)) if spec.is_observed else None
     parent.readings = Readings(lambda: worker.runs, observe)
@@ -75,9 +74,7 @@ def _work(jobs: Jobs[Any], spec: ChildSpec, parent: ParentConnection) -> None:
         parent.send_last_report()
         parent.send(Drained(runs))
     else:
-        clock = Clock(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
-        with clock if spec.clock else nullcontext():
-            worker.run()
+        worker.run()
         parent.send_last_report()
 
 

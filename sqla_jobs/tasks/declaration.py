@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-import tenacity
 from pydantic_core import from_json, to_jsonable_python
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError, Undecryptable
@@ -22,7 +21,7 @@ from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import Gate, Limit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse, token_of
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
-from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
+from sqla_jobs.rules.retry import DEFAULT_POLICY, RetryPolicy, check_policy
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.rules.value_checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.tasks.arguments import Codec, decode_result, encode_result, refuse_ordered
@@ -61,8 +60,9 @@ class TaskOptions(TypedDict, total=False):
     to a crash does not count toward `max_attempts`. By default it does."""
     timeout: float | timedelta | None
     """The time limit of one attempt, as a timedelta or in seconds. By default, only the worker's timeout applies."""
-    retry: tenacity.BaseRetrying
-    """The policy after an exception: tenacity's `retry`, `stop` and `wait`. By default, waits grow up to an hour."""
+    retry: RetryPolicy
+    """The policy after an exception: a tenacity `Retrying`, or a function of the error and the number of the attempt
+    that returns the time until the next attempt, or None for no retry. By default, waits grow up to an hour."""
     aliases: Sequence[str]
     """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
@@ -95,7 +95,7 @@ class Declaration:
     name: str
     signature: Signature
     codec: Codec
-    policy: tenacity.BaseRetrying
+    policy: RetryPolicy
     timeout: float | None
     aliases: tuple[str, ...]
     sensitive: frozenset[str]

@@ -1,4 +1,4 @@
-"""`RunContext`: the facts about a run, for the run's task."""
+"""`RunContext` and `AsyncRunContext`: the facts about a run, for the run's task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from sqla_jobs.errors import ArgumentsError
@@ -93,8 +94,7 @@ class RunContext:
         - `task`: the task of these jobs. Only jobs that succeeded count.
 
         The results are in the order of `after=`. Those of a batch are in the order of the jobs' ids. Each call reads
-        the results from the database. A coroutine task calls `await asyncio.to_thread(run.results, task)`, so that its
-        event loop does not wait for the server.
+        the results from the database.
 
         Raises `ArgumentsError` if a stored result does not fit the return type.
         """
@@ -145,13 +145,7 @@ class RunContext:
             )
         return self._cancelling(cancel)
 
-    @overload
-    def step(
-        self, name: str, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, T]: ...
-    @overload
-    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function, store its result and return it. Later attempts of the job return the stored result.
 
         In a task with a session, the function's writes through the session are committed with the result, so they
@@ -159,9 +153,9 @@ class RunContext:
         other effects happen at least once: a process may die after the call and before the result is stored.
 
         - `name`: 1 to 200 characters, different for each step of the job. The result is stored under this name.
-        - `function`: called with `args` and `kwargs`. A coroutine task passes an `async def`, and awaits `run.step(…)`.
-          Pydantic writes and reads the result according to the function's return annotation. Without an annotation, the
-          result must be plain JSON. A result may have at most 1 MiB, and a job at most 1,000 steps.
+        - `function`: called with `args` and `kwargs`. Pydantic writes and reads the result according to the function's
+          return annotation. Without an annotation, the result must be plain JSON. A result may have at most 1 MiB, and
+          a job at most 1,000 steps.
 
         If the function raises, the exception propagates unchanged, and no result is stored. The function's writes
         through the session are rolled back, and the next attempt calls the function again.
@@ -171,7 +165,7 @@ class RunContext:
         another step, and if the task has written through its session outside of its steps, since the next attempt would
         repeat those writes.
         """
-        return self._begin_steps().call(name, function, args, kwargs)
+        return self._begin_steps().call(name, function, args, kwargs)  # type: ignore[no-any-return]
 
     def sleep(self, name: str, length: float | timedelta, /) -> None:
         """Continue later from here, on any worker. Meanwhile the job occupies no slot of a worker or a limit.
@@ -184,16 +178,9 @@ class RunContext:
         - `length`: seconds or a timedelta, up to 100 years. The sleep begins when the job first reaches this call,
           and the database's clock measures it.
 
-        In a coroutine task, await `sleep_async`. Raises `JobsError` in the same cases as `step`.
+        Raises `JobsError` in the same cases as `step`.
         """
-        self._begin_steps().sleep(name, length, is_awaited=False)
-
-    def sleep_async(self, name: str, length: float | timedelta, /) -> Coroutine[Any, Any, None]:
-        """Continue later from here, in a coroutine task: `await run.sleep_async("cool down", 3600)`.
-
-        `name` and `length` are as for `sleep`, and so are the guarantees.
-        """
-        return self._begin_steps().sleep(name, length, is_awaited=True)  # type: ignore[no-any-return]
+        self._begin_steps().sleep(name, length)
 
     @overload
     def wait_for(self, name: str, kind: type[T], /, *, timeout: float | timedelta | None) -> T: ...
@@ -212,24 +199,46 @@ class RunContext:
         - `timeout`: seconds or a timedelta. The time begins when the job first reaches this call, and the database's
           clock measures it. With None, the job waits for ever.
 
-        In a coroutine task, await `wait_for_async`. If no signal comes in time, raises `SignalTimeout`, a
-        `TimeoutError`, in this and later attempts. Raises `JobsError` in the same cases as `step`, and `ArgumentsError`
-        for a payload that does not fit the type. Such a payload is discarded: the next call, in this attempt or a later
-        one, receives the next signal.
+        If no signal comes in time, raises `SignalTimeout`, a `TimeoutError`, in this and later attempts. Raises
+        `JobsError` in the same cases as `step`, and `ArgumentsError` for a payload that does not fit the type. Such a
+        payload is discarded: the next call, in this attempt or a later one, receives the next signal.
         """
-        return self._begin_steps().wait_for(name, kind, timeout, is_awaited=False)
+        return self._begin_steps().wait_for(name, kind, timeout)
 
-    @overload
-    def wait_for_async(
-        self, name: str, kind: type[T], /, *, timeout: float | timedelta | None
-    ) -> Coroutine[Any, Any, T]: ...
-    @overload
-    def wait_for_async(
-        self, name: str, kind: Any, /, *, timeout: float | timedelta | None
-    ) -> Coroutine[Any, Any, Any]: ...
-    def wait_for_async(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Coroutine[Any, Any, Any]:
-        """Return the payload of a signal, in a coroutine task: `await run.wait_for_async("approved", Approval, …)`.
 
-        `name`, `kind` and `timeout` are as for `wait_for`, and so are the guarantees.
+@dataclass(slots=True, eq=False, kw_only=True)
+class AsyncRunContext(RunContext):
+    """One run of a coroutine task: a `RunContext` whose `step`, `sleep`, `wait_for` and `results` are awaited."""
+
+    @overload  # type: ignore[override]
+    async def results(self, task: Task[..., Coroutine[Any, Any, T], Any], /) -> list[T]: ...
+    @overload
+    async def results(self, task: Task[..., T, Any], /) -> list[T]: ...
+    async def results(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, task: Task[..., Any, Any], /
+    ) -> list[Any]:
+        """Return the results of the jobs that this job was enqueued after, as `RunContext.results` does."""
+        if self._upstream is None:
+            return []
+        return await self._begin_steps().read(partial(RunContext.results, self, task))
+
+    async def step(  # type: ignore[override]
+        self, name: str, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Await a coroutine function, store its result and return it, as `RunContext.step` does.
+
+        Without a session in the task, several steps may run at once.
         """
-        return self._begin_steps().wait_for(name, kind, timeout, is_awaited=True)  # type: ignore[no-any-return]
+        return await self._begin_steps().call(name, function, args, kwargs)  # type: ignore[no-any-return]
+
+    async def sleep(self, name: str, length: float | timedelta, /) -> None:  # type: ignore[override]
+        """Continue later from here, on any worker, as `RunContext.sleep` does."""
+        await self._begin_steps().sleep(name, length)
+
+    @overload  # type: ignore[override]
+    async def wait_for(self, name: str, kind: type[T], /, *, timeout: float | timedelta | None) -> T: ...  # noqa: ASYNC109
+    @overload
+    async def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any: ...  # noqa: ASYNC109
+    async def wait_for(self, name: str, kind: Any, /, *, timeout: float | timedelta | None) -> Any:  # noqa: ASYNC109
+        """Return the payload of a signal that `jobs.signal` sends to this job, as `RunContext.wait_for` does."""
+        return await self._begin_steps().wait_for(name, kind, timeout)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.tasks.run_context import RunContext
+from sqla_jobs.tasks.run_context import AsyncRunContext, RunContext
 
 IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
 _ALIASES: tuple[type[Any], ...] = (
@@ -153,18 +153,19 @@ def _split(
     """Return the kinds of the injected parameters, in order, and the other parameters."""
     _refuse_parameters(function.__qualname__, parameters)
     kinds = [_injection(function, parameter) for parameter in parameters]
-    _refuse_session_of_other_kind(function, kinds)
-    kinds = ["session" if kind == "async session" else kind for kind in kinds]
+    _refuse_other_kind(function, kinds)
+    kinds = [kind and kind.removeprefix("async ") for kind in kinds]
     leading = [kind for kind in kinds if kind]
     if kinds[: len(leading)] != leading:
         late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
         raise DeclarationError(
             f"{function.__qualname__}: injected parameters come first, so move {late!r} to the front"
         )
-    kind = "AsyncSession" if inspect.iscoroutinefunction(function) else "Session"
+    kind = "Async" if inspect.iscoroutinefunction(function) else ""
     if leading not in ([], ["session"], ["context"], ["session", "context"]):
         raise DeclarationError(
-            f"{function.__qualname__}: the order is (session: {kind}, run: RunContext, …), each at most once"
+            f"{function.__qualname__}: the order is (session: {kind}Session, run: {kind}RunContext, …), each at most "
+            "once"
         )
     for parameter in parameters[: len(leading)]:
         if parameter.kind not in _POSITIONAL:
@@ -174,7 +175,7 @@ def _split(
     return leading, parameters[len(leading) :]
 
 
-def _refuse_session_of_other_kind(function: types.FunctionType, injected: list[str | None]) -> None:
+def _refuse_other_kind(function: types.FunctionType, injected: list[str | None]) -> None:
     name, is_coroutine = function.__qualname__, inspect.iscoroutinefunction(function)
     if is_coroutine and "session" in injected:
         raise DeclarationError(
@@ -184,6 +185,15 @@ def _refuse_session_of_other_kind(function: types.FunctionType, injected: list[s
     if not is_coroutine and "async session" in injected:
         raise DeclarationError(
             f"{name} is a plain function, which cannot await an AsyncSession: annotate its session as Session, or "
+            "write async def"
+        )
+    if is_coroutine and "context" in injected:
+        raise DeclarationError(
+            f"{name} is a coroutine, which awaits what a RunContext does: annotate its run as AsyncRunContext"
+        )
+    if not is_coroutine and "async context" in injected:
+        raise DeclarationError(
+            f"{name} is a plain function, which cannot await an AsyncRunContext: annotate its run as RunContext, or "
             "write async def"
         )
 
@@ -215,12 +225,12 @@ def _class_of(owner: Callable[..., Any], parameter: inspect.Parameter) -> type[A
 
 
 def injection_of(owner: str, name: str, annotation: Any) -> str | None:
-    """Return the kind of an injected parameter: "session", "async session" or "context"; `None` for an argument."""
+    """Return the kind of an injected parameter, such as "session" or "async context"; `None` for an argument."""
     annotation = underlying(annotation)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
         raise DeclarationError(
-            f"{owner}: {name!r} is injected: annotate it with one type, Session, AsyncSession or RunContext"
+            f"{owner}: {name!r} is injected: annotate it with one type, such as Session or RunContext"
         )
     annotation = origin or annotation
     if not isinstance(annotation, type):
@@ -234,6 +244,8 @@ def injection_of(owner: str, name: str, annotation: Any) -> str | None:
         return "session"
     if kind == "AsyncSession":
         return "async session"
+    if issubclass(annotation, AsyncRunContext):
+        return "async context"
     return "context" if issubclass(annotation, RunContext) else None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from sqla_jobs.errors import JobsError
+
+T = TypeVar("T")
 
 
 class Suspension(BaseException):
@@ -24,15 +26,19 @@ class Steps(Protocol):
         """Return the stored result of a step, or call `function` and store its result. A coroutine task awaits this."""
         ...
 
-    def sleep(self, name: str, length: float | timedelta, *, is_awaited: bool) -> Any:
+    def sleep(self, name: str, length: float | timedelta) -> Any:
         """Suspend the run until the sleep has ended. A coroutine task awaits this."""
         ...
 
-    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None, *, is_awaited: bool) -> Any:
+    def wait_for(self, name: str, kind: Any, timeout: float | timedelta | None) -> Any:
         """Return a signal's payload. If there is no signal yet, suspend the run until one comes.
 
         A coroutine task awaits this.
         """
+        ...
+
+    def read(self, function: Callable[[], T]) -> Awaitable[T]:
+        """Call a function that reads the database, while the event loop of a coroutine task goes on."""
         ...
 
 

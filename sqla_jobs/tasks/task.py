@@ -38,7 +38,7 @@ from sqla_jobs.tasks.described import DescribedEnqueue, enqueue, enqueue_at_comm
 from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
-from sqla_jobs.tasks.run_context import RunContext
+from sqla_jobs.tasks.run_context import AsyncRunContext
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, any_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
@@ -170,11 +170,11 @@ class Enqueuer(Generic[C, J]):
     @overload
     def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
     def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Enqueue[P, J]: ...
+    def _without_injected(self, target: Callable[Concatenate[AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
     def _without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
     def _without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
@@ -564,9 +564,3 @@ class _Waits(Protocol[J]):
 
 TaskLike = Task[..., Any, Any] | str
 """A task, or a task's name."""
-
-
-class TaskDecorator(Protocol[J]):
-    """The return value of `@jobs.task(…)`."""
-
-    def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...

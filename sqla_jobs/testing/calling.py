@@ -35,7 +35,7 @@ from sqla_jobs.rules.value_checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware, check_headers, is_asynchronous
-from sqla_jobs.tasks.run_context import RunContext
+from sqla_jobs.tasks.run_context import AsyncRunContext, RunContext
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test, check_session, resources_of_test
@@ -111,11 +111,11 @@ class Run(Generic[C, R]):
     @overload
     def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Call[..., R]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Call[P, R]: ...
+    def _without_injected(self, target: Callable[Concatenate[S, AsyncRunContext, P], object], /) -> Call[P, R]: ...
     @overload
     def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Call[P, R]: ...
     @overload
-    def _without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Call[P, R]: ...
+    def _without_injected(self, target: Callable[Concatenate[AsyncRunContext, P], object], /) -> Call[P, R]: ...
     @overload
     def _without_injected(self, target: Callable[P, object], /) -> Call[P, R]: ...
     def _without_injected(self, target: Callable[..., object], /) -> Call[..., R]:
@@ -258,7 +258,8 @@ def _context(declaration: Declaration, options: RunOptions, **others: Any) -> Ru
     known: dict[str, Any] = {"deadline": deadline, **options, **others}
     known.pop("signals", None)
     known["_upstream"] = GivenResults(known.pop("results", {}))
-    return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
+    kind = AsyncRunContext if declaration.signature.is_coroutine else RunContext
+    return kind(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 
 def _attempt(declaration: Declaration, options: RunOptions, stored: str) -> Attempt:

@@ -54,7 +54,8 @@ class Worker(Service):
 
     Plain tasks run in threads, and coroutine tasks in an event loop. `run()` blocks until SIGTERM or SIGINT arrives.
     `start()` and `stop()`, or `with`, run the worker inside another program. `async with` also runs coroutine tasks in
-    that program's event loop. `drain()` runs the jobs that are due and returns. A worker can be used only once.
+    that program's event loop. `drain()` runs the jobs that are due and returns. A worker can be used only once. With a
+    clock, it also enqueues the jobs of schedules, except in `drain()`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Worker(Service):
         binding: Binding,
         settings: Settings,
         *,
+        clock: Service | None = None,
         host: Host | None = None,
         stop_requested: StopRequest | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class Worker(Service):
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
+        self._clock = clock
         self._host = host or Alone(jobs._counters)
         self._parts: DatabaseWorker | None = None
         """The parts, once they are at work."""
@@ -89,6 +92,7 @@ class Worker(Service):
 
         Return the number of runs. Queues other than `default` are served only if `queues=` names them.
         """
+        self._clock = None  # what a schedule makes due meanwhile could keep it from ending
         with self._signals(), self:
             working_in(self._jobs._shard_name, self._drain)
         return self.runs
@@ -152,6 +156,8 @@ class Worker(Service):
         self._jobs._counters.serves((one.name, one.defaults["queue"]) for one in declarations.values())
 
     def _start(self, declarations: dict[str, Declaration]) -> None:
+        if self._clock is not None:
+            self._undo.callback(self._clock.stop)
         contexts = Contexts(self._jobs._hooks.worker_contexts, self._binding.context)
         inside = None if self._inside is None else self._inside.loop
         events = EventLoop(inside) if coroutine_tasks(declarations) or contexts.need_loop else None
@@ -179,6 +185,8 @@ class Worker(Service):
         parts.sign_on()
         parts.start()
         self._parts = parts
+        if self._clock is not None:
+            self._clock.start()
 
     async def __aenter__(self) -> Self:
         # coroutine tasks inherit the caller's context
@@ -206,7 +214,7 @@ class Worker(Service):
         no longer commit anything through its session. The worker contexts are exited last.
 
         If a part of this fails, the others follow, and the error is raised at the end. While the database is silent,
-        this gives up after `grace` and 10 seconds.
+        this gives up after `grace` and 10 seconds, and a clock after 10 seconds more.
         """
         if self._is_stopped or not self._is_started:
             return

@@ -168,7 +168,7 @@ class TestRetrying:
 
     def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
         add(session, "failed", attempt=25)
-        with jobs.worker(bind=database):
+        with jobs.worker(bind=database, clock=False):
             wait_until(lambda: set(states(session).values()) == {"failed"})
             all_of(Retry())
             wait_until(lambda: set(states(session).values()) == {"succeeded"})
@@ -220,4 +220,4 @@ class TestRetention:
     @pytest.mark.parametrize("retention", [{"suceeded": 5}, {"failed": -1}], ids=str)
     def test_what_cannot_be_kept_is_refused(self, database: Engine, retention: Any) -> None:
         with pytest.raises(ConfigurationError, match=next(iter(retention))):
-            jobs.worker(bind=database, retention=retention)
+            jobs.worker(bind=database, retention=retention, clock=False)

@@ -288,7 +288,7 @@ class TestOnSuccess:
         session.commit()
         with database.connect() as holder:
             holder.execute(text("SELECT FROM sqla_runs FOR UPDATE"))
-            with jobs.worker():
+            with jobs.worker(clock=False):
                 wait_until(lambda: states(session) == {job.id: "running", other.id: "succeeded"})
                 holder.rollback()
                 wait_until(lambda: states(session)[job.id] == "succeeded")

@@ -295,7 +295,7 @@ class TestAWorker:
         lost = session.scalars(insert(Job).values(task="plain", args={}, **lease).returning(Job.id)).one()
         session.commit()
         with (
-            jobs.worker(bind=worker, heartbeat=0.1, lease=1.0),
+            jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, clock=False),
             jobs.clock(bind=worker, heartbeat=0.1, lease=1.0),
         ):
             with Session(enqueuer) as mine:
@@ -334,7 +334,7 @@ class TestAWorker:
         refuse(session, "NEW.state = 'running'", table='"Odd schema".q_jobs')
         job = plain.enqueue(session)
         session.commit()
-        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0):
+        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, clock=False):
             told = {f"job {job.id}": "its claim is refused by the server: not this one"}
             wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
 

@@ -144,7 +144,7 @@ class TestRunsWithoutAJob:
     def test_workers_delete_those_that_are_a_day_old(
         self, tables: Engine, session: Session, orphans: tuple[list[int], list[int]]
     ) -> None:
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session, Run.id) == orphans[1])
 
     def test_prune_deletes_those_as_old_as_it_is_told(
@@ -171,7 +171,7 @@ class TestRunsWithoutAJob:
         kept = add(session, 100, "failed", days=3)
         session.execute(text("UPDATE sqla_runs SET job_id = job_id + 1000000 WHERE id IN (1, 2, 50, 51, 99, 100)"))
         session.commit()
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: len(left(session, Run.id)) == 94)
         assert left(session) == kept
 
@@ -190,7 +190,7 @@ class TestAKeyOfSeveralColumns:
     def test_workers_leave_the_job_and_delete_the_others(
         self, tables: Engine, session: Session, ids: list[int], caplog: pytest.LogCaptureFixture
     ) -> None:
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session) == [ids[2]])
         assert "refuses" not in caplog.text
 
@@ -241,7 +241,7 @@ class TestATriggerThatRefuses:
         monkeypatch.setattr("sqla_jobs.worker.pruner._TRY_AGAIN", 0.0)
         ids = add(session, 20)
         refuse(tables, "sqla_jobs", ids[3:5])
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session) == ids[3:5])
             later = add(session, 5)
             wait_until(lambda: not set(later) & set(left(session)))
@@ -260,7 +260,7 @@ class TestATriggerThatRefuses:
         monkeypatch.setattr("sqla_jobs.worker.pruner._MOST_REFUSED", 4)
         refused, others = add(session, 12), add(session, 12, days=99)
         refuse(tables, "sqla_jobs", refused)
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session) == refused)
         assert others
 
@@ -292,15 +292,15 @@ class TestTheAudit:
         return left(session, Audit.id)
 
     def test_its_lines_are_kept_for_a_year(self, tables: Engine, session: Session, lines: list[int]) -> None:
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session, Audit.id) == lines[2:])
 
     def test_or_as_long_as_is_said(self, tables: Engine, session: Session, lines: list[int]) -> None:
         ended = add(session)
-        with jobs.worker(bind=tables, retention={"audit": None}):
+        with jobs.worker(bind=tables, retention={"audit": None}, clock=False):
             wait_until(lambda: left(session) == [])
         assert left(session, Audit.id) == lines
-        with jobs.worker(bind=tables, retention={"audit": 9 * DAY}):
+        with jobs.worker(bind=tables, retention={"audit": 9 * DAY}, clock=False):
             wait_until(lambda: left(session, Audit.id) == lines[4:])
         assert ended
 
@@ -332,14 +332,14 @@ class TestOfATask:
             *self.ended(session, "ledger", succeeded=4000, failed=59, cancelled=6).values(),
             *self.ended(session, "bookkeeping", succeeded=4000).values(),
         ]
-        with jobs.worker(bind=tables):
+        with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session) == sorted(kept))
         assert left(session, Run.job_id) == sorted(kept)
 
     def test_also_where_the_worker_keeps_all_for_ever(self, tables: Engine, session: Session) -> None:
         kept = self.ended(session, "note", succeeded=4000)["succeeded"]
         self.ended(session, "chatter", succeeded=2)
-        with jobs.worker(bind=tables, retention={"succeeded": None}):
+        with jobs.worker(bind=tables, retention={"succeeded": None}, clock=False):
             wait_until(lambda: left(session) == [kept])
 
     def test_a_look_continues_where_the_last_one_ended(self, tables: Engine, session: Session) -> None:

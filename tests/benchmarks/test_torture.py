@@ -55,7 +55,7 @@ def ledger(engine: Engine) -> Ledger:
         for payload in (1, 2):
             jobs.signal(session, asking, "told", payload)
         session.commit()
-    with jobs.worker(bind=engine):
+    with jobs.worker(bind=engine, clock=False):
         _wait_until_ended(engine)
     return Ledger(
         {n: (name, Answer.acknowledged) for n, name in enumerate(names)},

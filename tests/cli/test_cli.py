@@ -274,7 +274,7 @@ class TestStatus:
         jobs.pause(session, "mail")
         session.execute(update(jobs.Job).where(jobs.Job.queue == "mail").values(run_at=func.now() - timedelta(hours=2)))
         session.commit()
-        with jobs.worker(bind=database):
+        with jobs.worker(bind=database, clock=False):
             out = run("status").output
         assert ["mail", "1", "0", "0", "0", "0", "2", "h", "paused"] in [line.split()[:9] for line in out.splitlines()]
         assert ["default", "0", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
@@ -284,7 +284,7 @@ class TestStatus:
         assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
 
     def test_python_reads_the_same(self, run: Run, session: Session, failed: list[int], database: Engine) -> None:
-        with jobs.worker({"default": 3}, bind=database):
+        with jobs.worker({"default": 3}, bind=database, clock=False):
             printed, found = read_status(run), status(session, jobs)
         assert printed.keys() == {one.name for one in fields(found)}
         assert [one["name"] for one in printed["queues"]] == [one.name for one in found.queues]
@@ -715,7 +715,7 @@ class TestUpkeep:
             findings = json.loads(run("doctor", "--json").stdout)
             return {one["about"]: one for one in findings if "holds its row" in one["found"]}
 
-        with Session(database) as other, jobs.worker(["default"], bind=database):
+        with Session(database) as other, jobs.worker(["default"], bind=database, clock=False):
             other.execute(text("SELECT 1 FROM sqla_jobs WHERE id = :id FOR UPDATE"), {"id": ids["waiting"]})
             pid = other.scalar(text("SELECT pg_backend_pid()"))
             wait_until(lambda: found().keys() == {f"job {ids['waiting']}"})

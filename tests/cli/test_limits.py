@@ -28,7 +28,7 @@ def application() -> Jobs[Any]:
 @pytest.fixture
 def declared(database: Engine) -> Engine:
     """A database in which a worker has stored the declared limits."""
-    with jobs.worker():
+    with jobs.worker(clock=False):
         pass
     return database
 
@@ -67,7 +67,7 @@ def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, se
     enqueue(declared, shop.pair, ({"n": n} for n in range(5)))
     enqueue(declared, shop.keyed, ({"account": n % 2} for n in range(6)))
     enqueue(declared, shop.ordered, ({"account": 1, "n": n} for n in range(3)))
-    with jobs.worker({"default": 1}):
+    with jobs.worker({"default": 1}, clock=False):
         jobs.set_limit(session, shop.rated, rate=2, per=3600)
         jobs.set_limit(session, shop.pair, running=0)
         jobs.set_limit(session, shop.keyed, running=0)

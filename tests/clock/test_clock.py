@@ -357,6 +357,21 @@ def ask(engine: Engine) -> Iterator[Callable[..., Any]]:
         yield lambda query, **values: connection.scalar(text(query), values)
 
 
+def test_a_worker_inside_a_program_fires_schedules_unless_told_otherwise(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule("* * * * *")
+    with jobs.worker(["mail"]):
+        kinds = select(jobs.Process.kind)
+        assert set(session.scalars(kinds)) == {"worker", "clock"}
+        make_due(session, jobs)
+        wait_until(lambda: [job.state for job in enqueued(session, jobs)] == ["succeeded"])
+    assert session.scalars(kinds).all() == []
+    make_due(session, jobs)
+    assert jobs.worker(["mail"]).drain() == 0
+    with jobs.worker(["mail"], clock=False):
+        assert set(session.scalars(kinds)) == {"worker"}
+    assert len(enqueued(session, jobs)) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.promise("Each tick of a schedule enqueues once")
 def test_three_clocks_with_kills_fire_each_second_once(start: Start, engine: Engine, ask: Callable[..., Any]) -> None:

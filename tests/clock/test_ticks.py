@@ -188,7 +188,7 @@ def test_they_are_kept_for_a_month_or_as_long_as_is_said(session: Session, datab
         session.rollback()
         return list(session.scalars(select(jobs.Tick.schedule_id)))
 
-    with jobs.worker(bind=database):
+    with jobs.worker(bind=database, clock=False):
         wait_until(lambda: left() == [29, 1])
-    with jobs.worker(bind=database, retention={"ticks": timedelta(days=2)}):
+    with jobs.worker(bind=database, retention={"ticks": timedelta(days=2)}, clock=False):
         wait_until(lambda: left() == [1])

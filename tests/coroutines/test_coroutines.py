@@ -66,7 +66,7 @@ def test_the_number_of_a_queue_counts_both_kinds(session: Session) -> None:
         shop.nap_plainly.enqueue(session, seconds=0.3)
     session.commit()
     most = 0
-    with jobs.worker({"default": 3}) as worker:
+    with jobs.worker({"default": 3}, clock=False) as worker:
         while worker.runs < 8:
             most = max(most, len(running(worker)))
             time.sleep(0.01)
@@ -78,7 +78,7 @@ def test_two_thousand_sleeping_coroutines_take_no_threads(session: Session) -> N
     shop.nap.enqueue_many(session, ({"seconds": 1.0} for _ in range(2000)))
     session.commit()
     names, began = set[str](), time.monotonic()
-    with jobs.worker({"default": 2000}) as worker:
+    with jobs.worker({"default": 2000}, clock=False) as worker:
         while worker.runs < 2000:
             names |= {thread.name for thread in threading.enumerate()}
             time.sleep(0.02)
@@ -102,7 +102,7 @@ def test_a_coroutine_that_takes_too_long_is_cancelled_and_cleans_up(session: Ses
 def test_a_cancel_ends_a_running_coroutine(session: Session) -> None:
     one = shop.wait_for_cancel.enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: "begun" in seen)
         jobs.cancel(session, one.id)
         session.commit()
@@ -117,7 +117,7 @@ def test_a_coroutine_that_swallows_its_cancel_is_abandoned_and_holds_nothing(
     session.add(order := Order())
     one = shop.deaf.enqueue(session, order=order, seconds=6)
     session.commit()
-    with jobs.worker({"default": 1}, kill_after=0.3) as worker:
+    with jobs.worker({"default": 1}, kill_after=0.3, clock=False) as worker:
         wait_until(lambda: job(session, one.id).state == "failed")
         session.execute(text("SET LOCAL lock_timeout = '2s'"))
         session.execute(text("UPDATE orders SET status = 'free'"))  # its lock is gone
@@ -160,7 +160,7 @@ def test_whatever_a_coroutine_raises_is_its_outcome(session: Session, task: Any,
 def test_a_worker_that_stops_gives_coroutines_the_grace_and_then_cancels_them(session: Session) -> None:
     short, long = shop.nap.enqueue(session, seconds=0.5), shop.wait_for_cancel.enqueue(session, n=1)
     session.commit()
-    with jobs.worker(grace=1.5):
+    with jobs.worker(grace=1.5, clock=False):
         wait_until(lambda: "begun" in seen)
     assert outcomes(session, short.id) == ["succeeded"]
     assert outcomes(session, long.id) == ["lost"]
@@ -209,7 +209,7 @@ def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(sess
         shop.resource.set("of the application")
         jobs.bind(database, async_bind=engine)
         before = asyncio.get_running_loop().get_task_factory()
-        async with jobs.worker(queues={"default": 4}) as worker, engine.connect() as connection:
+        async with jobs.worker(queues={"default": 4}, clock=False) as worker, engine.connect() as connection:
             while worker.runs < 22:
                 assert await connection.scalar(select(func.now())) is not None
         await asyncio.sleep(0)
@@ -228,7 +228,7 @@ def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
     async def serve() -> list[object]:
         loop = asyncio.get_running_loop()
         before = loop.get_task_factory()
-        workers = [await jobs.worker().__aenter__() for _ in range(2)]
+        workers = [await jobs.worker(clock=False).__aenter__() for _ in range(2)]
         first, last = (workers[place] for place in order)
         await first.__aexit__(None, None, None)
         shop.leave_behind.enqueue(session, n=1)
@@ -262,7 +262,7 @@ def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
             await asyncio.to_thread(wait_until, lambda: job(session, enqueued[1].id).state == "running")
 
     async def serve() -> None:
-        await jobs.worker({"default": 1}).__aenter__()
+        await jobs.worker({"default": 1}, clock=False).__aenter__()
         await asyncio.to_thread(wait_until, lambda: seen == ["begun"])
         if is_cancelled:
             lingering.append(asyncio.create_task(linger()))
@@ -331,7 +331,7 @@ def test_without_greenlet_plain_tasks_run_and_coroutine_tasks_name_the_remedy(da
 def test_an_exit_in_an_asyncio_task_of_a_run_ends_no_loop(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     shop.exit_in_a_task.enqueue(session)
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         wait_until(lambda: "SystemExit(5) was raised in the event loop, which continues" in caplog.text)
         one = shop.write.enqueue(session, n=1)
         session.commit()
@@ -346,7 +346,7 @@ def test_jobs_that_were_handed_over_and_have_not_begun_are_given_back_when_the_w
     for n in range(50):
         shop.write.enqueue(session, n=n, seconds=0.1)
     session.commit()
-    with jobs.worker({"default": 51}):
+    with jobs.worker({"default": 51}, clock=False):
         wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'running'")) == 51)
         session.rollback()
     session.rollback()
@@ -358,7 +358,7 @@ def test_jobs_that_were_handed_over_and_have_not_begun_are_given_back_when_the_w
 
 @pytest.mark.slow
 def test_a_worker_stops_also_after_the_loop_of_its_application_has_closed(session: Session) -> None:
-    worker = jobs.worker()
+    worker = jobs.worker(clock=False)
     asyncio.run(worker.__aenter__())
     worker.stop()
     assert session.scalar(select(func.count()).select_from(jobs.Process)) == 0

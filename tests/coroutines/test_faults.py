@@ -154,7 +154,7 @@ def test_a_commit_that_is_cancelled_is_what_the_database_says(session: Session, 
     async def serve() -> None:
         engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
         jobs.bind(database, async_bind=engine)
-        async with jobs.worker({"default": 4}):
+        async with jobs.worker({"default": 4}, clock=False):
             await asyncio.to_thread(wait_until, lambda: committing() == 4)
             mine = asyncio.current_task()
             for task in asyncio.all_tasks():

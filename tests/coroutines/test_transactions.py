@@ -31,7 +31,7 @@ def test_what_an_attempt_without_a_lease_wrote_is_not_committed_by_the_next_user
     jobs.bind(database, async_bind=asynchronous(database, driver, pool_size=1, max_overflow=0))
     one = shop.write.enqueue(session, n=1, seconds=0.6)
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         wait_until(lambda: running(worker))
         session.execute(
             text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq') WHERE args->>'n' = '1'")
@@ -106,7 +106,7 @@ def test_a_commit_in_two_databases_that_fails_leaves_nothing_in_a_connection(
     async def serve() -> None:
         own, other = (asynchronous(one, driver, pool_size=1, max_overflow=0) for one in (database, elsewhere))
         jobs.bind(database, async_bind=async_sessionmaker(own, binds={ELSEWHERE: other}, sync_session_class=InTwo))
-        async with jobs.worker({"default": 1}) as worker:
+        async with jobs.worker({"default": 1}, clock=False) as worker:
             await asyncio.to_thread(wait_until, lambda: are_over() and not running(worker))
         await own.dispose()
         await other.dispose()
@@ -122,7 +122,7 @@ def test_a_session_is_of_no_use_after_its_run(session: Session, database: Engine
     jobs.bind(database, async_bind=asynchronous(database, driver))
     one = shop.keep.enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: outcomes(session, one.id) == ["succeeded"])
         shop.misuse_what_was_kept.enqueue(session, n=2)
         session.commit()
@@ -137,7 +137,7 @@ def test_an_abandoned_coroutine_neither_reads_nor_writes(session: Session, datab
     jobs.bind(database, async_bind=asynchronous(database, driver))
     one = shop.deaf_misuse.enqueue(session, n=1, seconds=2.5)
     session.commit()
-    with jobs.worker(kill_after=0.3):
+    with jobs.worker(kill_after=0.3, clock=False):
         wait_until(lambda: outcomes(session, one.id) == ["failed"])
         assert seen == []
         wait_until(lambda: seen)
@@ -149,7 +149,7 @@ def test_an_abandoned_coroutine_neither_reads_nor_writes(session: Session, datab
 def test_an_asynchronous_engine_in_autocommit_is_refused(database: Engine, driver: str) -> None:
     jobs.bind(database, async_bind=asynchronous(database, driver).execution_options(isolation_level="AUTOCOMMIT"))
     with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
-        jobs.worker().start()
+        jobs.worker(clock=False).start()
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_a_database_that_cannot_be_connected_to_charges_no_attempt(
 
     jobs.bind(database, async_bind=asynchronous(database, "asyncpg", async_creator=connect))
     admin = create_engine(make_url(server_url), isolation_level="AUTOCOMMIT")
-    with socket.create_server(("127.0.0.1", 0)) as silent, jobs.worker(), admin.connect() as there:
+    with socket.create_server(("127.0.0.1", 0)) as silent, jobs.worker(clock=False), admin.connect() as there:
         port = silent.getsockname()[1]
         if cause == "refused":
             silent.close()
@@ -194,7 +194,7 @@ def test_the_engine_that_a_worker_makes_is_closed_also_in_the_loop_of_the_applic
     others = "datname = current_database() AND application_name NOT LIKE 'sqla-jobs%' AND pid <> pg_backend_pid()"
 
     async def serve() -> None:
-        async with jobs.worker():
+        async with jobs.worker(clock=False):
             await asyncio.to_thread(wait_until, lambda: outcomes(session, one.id) == ["succeeded"])
         session.close()
         database.dispose()

@@ -122,7 +122,7 @@ def test_a_failed_job_is_found_understood_and_retried(page: Page, origin: str, s
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Delete this job")).to_be_hidden()
     page.get_by_role("button", name="Retry").click()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: state_of(session, job.id) == "failed")
     page.reload()
     expect(page.get_by_role("article")).to_have_count(3)
@@ -170,7 +170,7 @@ def test_a_schedule_is_added_disabled_enabled_and_run_beside_a_clock(page: Page,
     page.get_by_label("Rule").fill("@every 1")
     page.get_by_role("button", name="Add").click()
     said(page, "The schedule is added.")
-    with jobs.worker(), jobs.clock():
+    with jobs.worker(clock=False), jobs.clock():
         wait_until(lambda: state_of(session, 1) == "succeeded")
         page.reload()
         page.get_by_text("Disable…").click()

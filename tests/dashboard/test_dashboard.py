@@ -279,7 +279,7 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
     page = words(visitor.get("/"))
     for said in ("workers: none is alive", "task forgotten: this application does not declare it", "no clock is alive"):
         assert said in page
-    with jobs.worker(["default"]), jobs.clock():
+    with jobs.worker(["default"], clock=False), jobs.clock():
         page = words(visitor.get("/"))
     assert "queue lonely: no live worker serves it" in page
     assert "no clock" not in page

@@ -33,7 +33,7 @@ def application() -> Jobs[Any]:
 @pytest.fixture
 def visitor(database: Engine) -> Visitor:
     """Of a database in which a worker has stored what code declares."""
-    with jobs.worker():
+    with jobs.worker(clock=False):
         pass
     app = Flask("tests.limited_shop")
     blueprint = create_blueprint(jobs, authorize=allow_everyone, actor=lambda: "ada")
@@ -50,7 +50,7 @@ def audit(session: Session) -> list[tuple[str, str, dict[str, Any]]]:
 @pytest.mark.slow
 def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor, database: Engine) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
     assert "Job 1 failed and keeps the key held of key 1" in words(visitor.get("/jobs/2"))
     assert "Cancel this job" in words(visitor.get("/jobs/1"))
@@ -70,7 +70,7 @@ def test_the_page_shows_what_is_used_what_waits_and_who_says_so(
     jobs.set_limit(session, shop.rated, rate=1, per=3600)
     session.commit()
     enqueue(database, shop.rated, ({"n": n} for n in range(2)))
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(database, "rated") == {"succeeded": 1, "queued": 1})
     page = said_by(visitor.get("/limits"))
     told = f"Limit pair 0 at once code says 2 at once 0 of 0 0 3 {NOTHING} operator (now|\\d+ s ago) Edit the"

@@ -268,7 +268,7 @@ def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_i
 
 def test_a_column_may_change_its_type_under_a_worker(place: Place) -> None:
     """As a migration may do: what was prepared before cannot be used any more."""
-    with jobs.worker(), Session(place.direct) as session:
+    with jobs.worker(clock=False), Session(place.direct) as session:
         for n in range(10):  # and is prepared by then
             shop.write.enqueue(session, n=n)
             session.commit()
@@ -328,7 +328,7 @@ def _is_stopped(pid: int) -> bool:
 
 def test_a_restart_of_the_server_is_survived_and_said_once(place: Place, log: pytest.LogCaptureFixture) -> None:
     enqueue(place.direct, 40, 0.05)
-    with jobs.worker(**FAST, concurrency=4):
+    with jobs.worker(**FAST, concurrency=4, clock=False):
         wait_until(lambda: states(place.direct)["succeeded"] > 50)
         place.server.restart()
         all_succeeded(place.direct, 40)
@@ -358,7 +358,7 @@ def test_each_kind_of_connection_may_be_terminated(place: Place, log: pytest.Log
         with place.direct.connect() as connection:
             return connection.scalar(TERMINATE, {"saying": saying}) or 0
 
-    with jobs.worker(heartbeat=0.2, lease=9), Session(place.direct) as session:
+    with jobs.worker(heartbeat=0.2, lease=9, clock=False), Session(place.direct) as session:
         wait_until(lambda: is_listening(place.direct))
         with place.direct.begin() as user:
             user.execute(text(f"LOCK TABLE {table} IN {'ACCESS ' * (kind == 'claiming')}EXCLUSIVE MODE"))
@@ -383,7 +383,7 @@ def test_a_failover_to_another_server_behind_the_same_address(log: pytest.LogCap
             jobs.bind(engine)
             shop.Base.metadata.create_all(engine)
             enqueue(engine, 40, 0.05)
-            worker = jobs.worker(**FAST, concurrency=4)
+            worker = jobs.worker(**FAST, concurrency=4, clock=False)
             worker.start()
             wait_until(lambda: states(engine)["succeeded"] > 50)
             old.stop()
@@ -414,7 +414,7 @@ def test_connections_that_answer_nothing_are_made_anew_without_cost(
     place: Place, log: pytest.LogCaptureFixture
 ) -> None:
     """Half-open ones: the other end is gone and nobody says so, but the server can be reached."""
-    with jobs.worker(heartbeat=0.2, lease=3):
+    with jobs.worker(heartbeat=0.2, lease=3, clock=False):
         wait_until(lambda: is_listening(place.direct))
         enqueue(place.direct, 5)
         all_succeeded(place.direct, 5)  # the application's pool has connections now
@@ -443,7 +443,7 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(
     place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sqla_jobs.worker.lookout.SOON", 60.0)  # a promotion would wait for the same table
-    with jobs.worker(heartbeat=0.2, lease=9) as worker:
+    with jobs.worker(heartbeat=0.2, lease=9, clock=False) as worker:
         wait_until(lambda: is_listening(place.direct))
         parts = worker._parts
         assert parts is not None
@@ -476,7 +476,7 @@ def test_after_an_outage_longer_than_the_lease_nobody_takes_the_jobs_of_the_livi
         shop.wait.enqueue_many(session, ({"n": n} for n in range(6)))
         shop.write.options(queue="mail").enqueue_many(session, ({"n": n, "seconds": 3.5} for n in range(2)))
         session.commit()
-    workers = [jobs.worker({"default": 3, "mail": 1}, **FAST) for _ in range(2)]
+    workers = [jobs.worker({"default": 3, "mail": 1}, **FAST, clock=False) for _ in range(2)]
     with workers[0], workers[1]:
         wait_until(lambda: states(place.direct) == {"running": 8})
         if how == "stopped":
@@ -541,7 +541,7 @@ def test_a_task_that_gets_no_connection_from_the_pool_comes_again_uncharged(
     with Session(place.direct) as session:
         shop.write.enqueue_many(session, ({"n": n, "seconds": 0.3} for n in range(6)))
         session.commit()
-        with jobs.worker(bind=small, concurrency=4):
+        with jobs.worker(bind=small, concurrency=4, clock=False):
             wait_until(lambda: states(place.direct) == {"succeeded": 6})
         assert set(session.scalars(select(jobs.Job.attempt))) == {1}
     small.dispose()
@@ -566,7 +566,7 @@ def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptur
     as_role = make_url(place.url).set(username=role, password="secret")
     app = create_engine(as_role, poolclass=NullPool)
     try:
-        with jobs.worker(bind=app, **FAST):
+        with jobs.worker(bind=app, **FAST, clock=False):
             wait_until(lambda: is_listening(place.direct))
             execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
             enqueue(place.direct, 3)
@@ -599,7 +599,7 @@ def test_a_read_only_server_is_waited_out(place: Place, log: pytest.LogCaptureFi
         alter("default_transaction_isolation = 'repeatable read'")
         place.app.dispose()
         enqueue(place.direct, 40, 0.05)
-        with jobs.worker(**FAST, concurrency=4):
+        with jobs.worker(**FAST, concurrency=4, clock=False):
             wait_until(lambda: states(place.direct)["succeeded"] > 45)
             alter("default_transaction_read_only = on")
             connection.execute(text(others), {"name": name})
@@ -627,7 +627,7 @@ def test_a_task_does_not_begin_in_a_session_that_cannot_write(place: Place, log:
     with Session(place.direct) as session:
         one = shop.write.enqueue(session, n=1)
         session.commit()
-        with jobs.worker(bind=factory):
+        with jobs.worker(bind=factory, clock=False):
             wait_until(lambda: states(place.direct) == {"succeeded": 1})
         session.refresh(one)
         assert (one.attempt, [run.outcome for run in one.runs]) == (1, ["succeeded"])

@@ -65,7 +65,7 @@ def test_the_jobs_use_what_the_pools_hold_and_coroutines_without_a_session_nothi
     Base.metadata.create_all(engine)
     app = create_engine(engine.url, pool_size=15, max_overflow=5)
     jobs.bind(app)
-    with jobs.worker(queues), Session(app) as session:
+    with jobs.worker(queues, clock=False), Session(app) as session:
         (found,) = (one for one in examine(session, jobs) if one.about == "connections")
     app.dispose()
     assert found.found.endswith(f"live workers and clocks may use up to {OWN + of_jobs}")

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 @pytest.fixture
 def worker(engine: Engine) -> Iterator[Engine]:
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: is_listening(engine))
         yield engine
 
@@ -173,7 +173,7 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(name))
     engine.dispose()
-    with jobs.worker(lease=180), Session(engine) as session, psycopg.connect(dsn) as other:
+    with jobs.worker(lease=180, clock=False), Session(engine) as session, psycopg.connect(dsn) as other:
         shop.write.enqueue(session, n=1)
         session.commit()
         wait_until(lambda: effects(engine) == {1})
@@ -208,7 +208,7 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
         return found
 
     monkeypatch.setattr(look, "__call__", and_one_comes_late)
-    with jobs.worker(), engine.connect() as connection:
+    with jobs.worker(clock=False), engine.connect() as connection:
         wait_until(lambda: is_listening(engine))
         is_armed.set()
         connection.execute(select(func.pg_notify(jobs._models.channel, "")))
@@ -234,7 +234,7 @@ def test_it_goes_on_claiming_and_listening_whatever_connecting_raises(
     event.listen(app, "do_connect", refuse)
     jobs.bind(app)
     dsn = database_url.replace("+psycopg", "")
-    with jobs.worker(), psycopg.connect(dsn, autocommit=True) as other:
+    with jobs.worker(clock=False), psycopg.connect(dsn, autocommit=True) as other:
         wait_until(lambda: is_listening(engine))
         has_no_token.set()
         engine.dispose()

@@ -72,7 +72,7 @@ def test_results_are_decrypted_as_their_types(session: Session) -> None:
     card = Card(number=SECRET, holder="ada")
     kept, fetched = shop.keep.enqueue(session, cards=[card], boxes={}), shop.fetch.enqueue(session, url="x")
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert shop.pay.result(paid, timeout=30) == {"receipt": f"charged {SECRET}"}
         assert shop.report.result(after, timeout=30) == [f"charged {SECRET}"]
         assert shop.keep.result(kept, timeout=30) == [card]

@@ -215,7 +215,7 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     for times, keys in enumerate((OTHER, "", OTHER, ""), 1):
         monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
         make_due(session)
-        with jobs.worker(heartbeat=0.1):
+        with jobs.worker(heartbeat=0.1, clock=False):
             wait_until(is_passed_over)
         session.expire_all()
         assert (job.state, job.attempt) == (JobState.scheduled, 0)
@@ -224,7 +224,7 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     assert any("a worker lacks the code or the key for 1 job" in str(finding) for finding in examine(session, jobs))
     assert plain.state == JobState.succeeded
     assert not any(key in caplog.text for key in (OLD, OTHER))
-    with jobs.worker():
+    with jobs.worker(clock=False):
         monkeypatch.setenv("SQLA_JOBS_KEYS", f"{OTHER},{OLD}")
         make_due(session)
         assert jobs.wait(job, timeout=30).attempt == 1
@@ -273,7 +273,7 @@ def test_keys_are_rotated_under_a_running_worker(session: Session, monkeypatch: 
         return job
 
     before = job_of("before")
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert shop.fetch.result(before, timeout=30) == ["before"]
         for keys in (f"{OLD},{NEW}", f"{NEW},{OLD}"):
             monkeypatch.setenv("SQLA_JOBS_KEYS", keys)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ArgumentsError, Jobs, RunContext
+from sqla_jobs import ArgumentsError, AsyncRunContext, Jobs, RunContext
 from sqla_jobs.testing import run_job
 from tests.helpers import wait_until
 
@@ -91,7 +91,7 @@ def late(run: RunContext) -> None:
 
 
 @jobs.task(max_attempts=1)
-async def coroutine(run: RunContext) -> None:
+async def coroutine(run: AsyncRunContext) -> None:
     with run.cancelling(said.append):
         await asyncio.sleep(0)
 
@@ -119,7 +119,7 @@ def ended(session: Session, job: Any) -> tuple[str, str | None]:
 @pytest.mark.parametrize("is_in_c", [True, False])
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 def test_the_query_of_another_connection_ends_on_its_server(session: Session, how: str, is_in_c: bool) -> None:
-    with jobs.worker():
+    with jobs.worker(clock=False):
         job = query.options(timeout=1 if how == "timeout" else None).enqueue(session, is_in_c=is_in_c)
         session.commit()
         wait_until(lambda: asleep(session))
@@ -155,7 +155,7 @@ def test_a_call_that_fails_is_logged_and_the_interruption_follows(
 
 @pytest.mark.slow
 def test_a_block_waits_for_a_call_in_progress(session: Session) -> None:
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         job = holds.enqueue(session)
         session.commit()
         wait_until(lambda: any(thread.name == "sqla_jobs-cancel" for thread in threading.enumerate()))

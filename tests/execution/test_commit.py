@@ -77,7 +77,7 @@ def test_nothing_that_is_written_before_a_commit_stays_where_the_lease_was_lost(
     with Session(app) as session:
         job = shop.write.options(max_attempts=1).enqueue(session, n=1)
         session.commit()
-        with jobs.worker(bind=factory, concurrency=1):
+        with jobs.worker(bind=factory, concurrency=1, clock=False):
             assert is_taken.wait(20)
         session.refresh(job)
         assert (job.state, job.runs) == ("running", [])
@@ -171,7 +171,7 @@ def test_an_error_after_the_commit_is_logged_as_one_and_the_job_has_succeeded(
     with Session(app) as session:
         note.options(max_attempts=1).enqueue(session, word="a")
         session.commit()
-    with listened.worker(bind=factory, concurrency=1):
+    with listened.worker(bind=factory, concurrency=1, clock=False):
         wait_until(lambda: told != [])
     assert told == ["succeeded"]
     assert states(app) == {"succeeded": 1}
@@ -203,7 +203,7 @@ def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Eng
         with Session(app) as session:
             shop.write.enqueue_many(session, ({"n": n} for n in range(20)))
             session.commit()
-        with jobs.worker(bind=factory, concurrency=1):
+        with jobs.worker(bind=factory, concurrency=1, clock=False):
             wait_until(lambda: len(seen) == 20)
         with elsewhere.connect() as connection:
             assert sorted(connection.scalars(select(other.c.n))) == list(range(0, 20, 2))
@@ -301,7 +301,7 @@ def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it() ->
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             assert connection.scalar(text("SHOW synchronous_commit")) == "off"
             connection.execute(text("CHECKPOINT"))
-        with jobs.worker(heartbeat=0.5, lease=30):
+        with jobs.worker(heartbeat=0.5, lease=30, clock=False):
             with Session(engine) as session:
                 shop.write.options(max_attempts=1).enqueue(session, n=1)
                 session.commit()

@@ -62,7 +62,7 @@ def test_a_timeout_that_arrives_inside_of_a_task_group_is_a_timeout(session: Ses
 def test_a_running_job_that_is_cancelled_is_interrupted_and_rolled_back(session: Session) -> None:
     one = shop.endless.enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: job(session, one.id).progress == 0.1)
         assert jobs.cancel(session, one.id)
         session.commit()
@@ -77,7 +77,7 @@ def test_a_running_job_that_is_cancelled_is_interrupted_and_rolled_back(session:
 def test_a_task_may_see_the_request_and_end_as_it_likes(session: Session) -> None:
     one = shop.cooperative.enqueue(session)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: job(session, one.id).state == "running")
         jobs.cancel(session, one.id)
         session.commit()
@@ -91,7 +91,7 @@ def test_a_claimed_job_that_is_cancelled_before_it_starts_does_not_start(session
     shop.wait.enqueue_many(session, ({"n": n} for n in range(2)))
     last = shop.write.enqueue(session, n=1)
     session.commit()
-    with jobs.worker(concurrency=2):
+    with jobs.worker(concurrency=2, clock=False):
         wait_until(lambda: job(session, last.id).state == "running" or job(session, last.id).attempt == 0)
         jobs.cancel(session, last.id)
         session.commit()

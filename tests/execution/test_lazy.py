@@ -156,7 +156,7 @@ def lines(session: Session) -> int:
 @pytest.mark.parametrize("task", ["begins_itself", "coroutine_begins_itself"])
 def test_a_task_cannot_begin_and_commit_a_transaction_of_its_own(session: Session, database: Engine, task: str) -> None:
     job_id = enqueued(session, task, how="fails")
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(session) == {job_id: "failed"})
     assert ended(session, job_id) == [("failed", None, "sqlalchemy.exc.InvalidRequestError")]
     assert lines(session) == 0
@@ -171,7 +171,7 @@ def test_no_transaction_is_open_before_the_session_is_used(
     name = bind(database, task)
     job_id, pool = enqueued(session, name, how="writes"), database.pool
     assert isinstance(pool, QueuePool)
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert waiting.wait(20)
         wait_until(lambda: in_transaction(session) == number)
         session.close()
@@ -207,7 +207,7 @@ def test_what_it_writes_and_its_outcome_are_one_commit(
     event.listen(Session, "after_begin", note_begin)
     event.listen(Session, "after_commit", note_commit)
     try:
-        with jobs.worker() as worker:
+        with jobs.worker(clock=False) as worker:
             wait_until(lambda: worker.runs >= 1)
     finally:
         event.remove(Session, "after_begin", note_begin)
@@ -223,7 +223,7 @@ def test_what_it_writes_and_its_outcome_are_one_commit(
 def test_one_that_has_lost_its_job_commits_nothing(session: Session, database: Engine, task: str) -> None:
     name = bind(database, task)
     job_id = enqueued(session, name, how="writes")
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         assert waiting.wait(20)
         session.execute(text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq')"))
         session.commit()
@@ -236,7 +236,7 @@ def test_one_that_has_lost_its_job_commits_nothing(session: Session, database: E
 def test_a_row_among_its_arguments_begins_it(session: Session, database: Engine) -> None:
     session.add(order := Order())
     job_id = enqueued(session, "with_row", order=order)
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert waiting.wait(20)
         wait_until(lambda: in_transaction(session) == 1)
         go_on.set()
@@ -263,7 +263,7 @@ def test_where_the_server_is_read_only_its_attempt_fails_and_the_next_one_connec
             connection.execute(text("SET TRANSACTION READ ONLY"))
 
     job_id = enqueued(session, "read")
-    with jobs.worker(bind=factory):
+    with jobs.worker(bind=factory, clock=False):
         wait_until(lambda: len(ended(session, job_id)) == 2)
     other.dispose()
     assert ended(session, job_id) == [("retried", None, "sqla_jobs.errors.JobsError"), ("succeeded", 0, None)]

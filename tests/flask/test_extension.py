@@ -102,7 +102,7 @@ def test_it_is_rolled_back_when_its_end_cannot_be_stored(
 ) -> None:
     job = shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
-    worker = shop.jobs.worker()
+    worker = shop.jobs.worker(clock=False)
 
     plain = SucceedOne.parameters
 
@@ -150,7 +150,7 @@ def test_a_teardown_that_raises_costs_no_outcome_and_no_connection(
         shop.jobs.tasks["commit"].enqueue(session, n=n)
         shop.jobs.tasks["record"].enqueue(session, n=10 * n)
     failing = shop.jobs.tasks["fail"].enqueue(session, n=5)
-    worker = shop.jobs.worker()
+    worker = shop.jobs.worker(clock=False)
     with shop.app.app_context():
         engine = shop.engine()
     with worker:
@@ -294,26 +294,26 @@ class TestWhichApplication:
                 job = jobs.tasks["where"].enqueue(session)
                 session.commit()
                 with app.app_context():
-                    worker = jobs.worker()
+                    worker = jobs.worker(clock=False)
                 worker.drain()
                 session.refresh(job)
                 assert job.runs[0].result == app.config["NAME"]
         with pytest.raises(ConfigurationError, match="2 applications"):
-            jobs.worker()
+            jobs.worker(clock=False)
         with Session(engine) as session:  # a test takes the one that it made last
             assert run_job(session, jobs.tasks["where"])() == "two"
             with apps[0].app_context():
                 assert run_job(session, jobs.tasks["where"])() == "one"
         apps[1].extensions["sqla_jobs"].use(apps[1])
-        assert jobs.worker()
+        assert jobs.worker(clock=False)
 
     def test_without_a_database_it_says_what_to_do(self, jobs: Jobs[Any], engine: Engine) -> None:
         app = self.app("one")
         FlaskJobs(jobs, app)
         with pytest.raises(ConfigurationError, match="bind="):
-            jobs.worker()
+            jobs.worker(clock=False)
         jobs.bind(engine)
-        assert jobs.worker()
+        assert jobs.worker(clock=False)
 
     def test_two_databases_are_one_too_many(self, jobs: Jobs[Any], engine: Engine) -> None:
         app = self.app("one", SQLALCHEMY_DATABASE_URI=engine.url)
@@ -321,10 +321,10 @@ class TestWhichApplication:
         jobs.bind(engine)
         FlaskJobs(jobs, app)
         with pytest.raises(ConfigurationError):
-            jobs.worker()
+            jobs.worker(clock=False)
         jobs.bind({"eu": engine, "us": engine})
         with pytest.raises(ConfigurationError, match="eu, us"):
-            jobs.worker()
+            jobs.worker(clock=False)
 
     def test_an_application_carries_one(self, jobs: Jobs[Any], engine: Engine) -> None:
         app = self.app("one")

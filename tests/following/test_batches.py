@@ -31,7 +31,7 @@ def test_a_batch_is_followed_until_all_its_jobs_have_ended(session: Session) -> 
     session.commit()
     seen: list[int] = []
     counts = BatchCounts()
-    with jobs.worker(concurrency=2):
+    with jobs.worker(concurrency=2, clock=False):
         for counts in jobs.follow(batch, timeout=20):
             seen.append(counts.ended)
             if counts.ended == 21:
@@ -48,7 +48,7 @@ def test_wait_returns_the_counts_of_a_batch(session: Session) -> None:
     assert jobs.wait(empty, timeout=20).total == 0
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(jobs.wait, batch, timeout=20)
-        with jobs.worker():
+        with jobs.worker(clock=False):
             assert waiting.result(20).succeeded == 1
 
     async def wait() -> int:
@@ -62,7 +62,7 @@ def test_a_batch_that_grows_is_followed_to_its_new_end(session: Session) -> None
     batch = jobs.batch(session)
     step_by_step.options(batch=batch).enqueue(session)
     session.commit()
-    with jobs.worker(), ThreadPoolExecutor(1) as threads:
+    with jobs.worker(clock=False), ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(jobs.wait, batch, timeout=20)
         settle.options(batch=batch).enqueue(session, n=1)
         session.commit()

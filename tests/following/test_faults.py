@@ -38,7 +38,7 @@ def test_a_restart_of_the_server_is_survived(server: LocalServer) -> None:
         job = nap.enqueue(session, seconds=3.0)
         session.commit()
         job_id = job.id
-    with ThreadPoolExecutor(1) as threads, jobs.worker():
+    with ThreadPoolExecutor(1) as threads, jobs.worker(clock=False):
         waiting = threads.submit(list, jobs.follow(job_id, timeout=60))
         wait_until(lambda: state(engine, job_id) == "running")
         server.restart()
@@ -50,7 +50,7 @@ def test_a_forked_child_follows_by_a_hub_of_its_own(database: Engine) -> None:
     with Session(database) as session:
         before = settle.enqueue(session, n=1)
         session.commit()
-        with jobs.worker():
+        with jobs.worker(clock=False):
             assert settle.result(before, timeout=20) == 1
             after = settle.enqueue(session, n=2)
             session.commit()

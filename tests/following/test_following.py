@@ -29,7 +29,7 @@ def session(database: Engine) -> Iterator[Session]:
 def test_wait_returns_the_job_with_its_result(session: Session) -> None:
     plain, transactional = report.enqueue(session, pages=3), settle.enqueue(session, n=7)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert jobs.wait(plain, timeout=20).result == {"pages": 3, "title": "July"}
         assert report.result(plain, timeout=20) == Report(3, "July")
         assert settle.result(transactional.id, timeout=20) == 7
@@ -41,7 +41,7 @@ def test_what_failed_and_what_was_cancelled_is_raised(session: Session) -> None:
     one = fail.enqueue(session, message="no paper")
     other = report.options(delay=3600).enqueue(session, pages=1)
     session.commit()
-    with jobs.worker(), ThreadPoolExecutor(1) as threads:
+    with jobs.worker(clock=False), ThreadPoolExecutor(1) as threads:
         with pytest.raises(JobFailed, match="no paper") as failed:
             jobs.wait(one, timeout=20)
         waiting = threads.submit(jobs.wait, other, timeout=20)
@@ -58,7 +58,7 @@ def test_updates_come_with_progress_and_end_with_the_result(session: Session) ->
     session.commit()
     seen: list[tuple[str, float | None, str | None]] = []
     task_result = None
-    with jobs.worker():
+    with jobs.worker(clock=False):
         for update in jobs.follow(one, timeout=20):
             seen.append((update.state, update.progress, update.progress_message))
             task_result = update.result
@@ -82,7 +82,7 @@ def test_coroutines_follow_in_an_event_loop(session: Session) -> None:
 
         return await asyncio.gather(updates(), jobs.wait_async(other, timeout=20))
 
-    with jobs.worker():
+    with jobs.worker(clock=False):
         states, ended = asyncio.run(follow())
     assert states[-1] == "succeeded"
     assert ended.result["pages"] == 5
@@ -91,7 +91,7 @@ def test_coroutines_follow_in_an_event_loop(session: Session) -> None:
 def test_a_timeout_of_zero_looks_once(session: Session) -> None:
     done = settle.enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         jobs.wait(done, timeout=20)
     assert settle.result(done, timeout=0) == 1
     queued = report.enqueue(session, pages=1)
@@ -127,7 +127,7 @@ def test_a_job_that_is_deleted_meanwhile(session: Session) -> None:
 def test_the_result_of_another_task_or_type_is_refused(session: Session) -> None:
     one = settle.enqueue(session, n=1)
     session.commit()
-    with jobs.worker(), pytest.raises(ArgumentsError, match="settle"):
+    with jobs.worker(clock=False), pytest.raises(ArgumentsError, match="settle"):
         report.result(one, timeout=20)
     session.execute(text("UPDATE sqla_runs SET result = '\"seven\"'"))
     session.commit()
@@ -156,7 +156,7 @@ def test_a_thousand_who_follow_share_twenty_looks_a_second(session: Session, loo
     began = time.monotonic()
     with ThreadPoolExecutor(1000) as threads:
         waiting = [threads.submit(list, jobs.follow(one, timeout=60)) for one in ids]
-        with jobs.worker():
+        with jobs.worker(clock=False):
             assert {done.result(60)[-1].result["pages"] for done in waiting} == set(range(1000))
     # 50 ms after a look at a thousand jobs; less after one at the few that are left
     assert sum(0.02 + n * 3e-5 for n in looks[:-1]) <= time.monotonic() - began

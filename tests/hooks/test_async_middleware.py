@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import Jobs, RunContext
+from sqla_jobs import AsyncRunContext, Jobs, RunContext
 
 
 class Base(DeclarativeBase):
@@ -73,7 +73,7 @@ async def inner(run: RunContext) -> AsyncGenerator[None]:
 
 
 @jobs.task(max_attempts=1)
-async def fetch(run: RunContext) -> str:
+async def fetch(run: AsyncRunContext) -> str:
     order.append("runs")
     return tenant.get()
 

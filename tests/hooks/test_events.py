@@ -36,7 +36,7 @@ def untold(session: Session) -> int:
 def test_handlers_are_told_what_became_of_each_attempt(session: Session) -> None:
     shop.breaks.options(headers={"request": "ab12"}).enqueue(session, n=1)
     session.commit()
-    with jobs.worker(["default", "alerts"]):
+    with jobs.worker(["default", "alerts"], clock=False):
         wait_until(lambda: len(told(session)) == 3)
     assert told(session) == [("retried", "breaks"), ("failed", "breaks"), ("succeeded", "follow_up")]
     first = session.scalars(select(Told).order_by(Told.id)).first()
@@ -73,7 +73,7 @@ def test_a_handler_that_raises_or_is_slow_harms_nothing(database: Engine, sessio
 
     fine.enqueue_many(session, [{"n": n} for n in range(50)])
     session.commit()
-    with other.worker() as worker:
+    with other.worker(clock=False) as worker:
         wait_until(lambda: worker.runs == 50)
         release.set()
         wait_until(lambda: len(names) == 100)
@@ -96,7 +96,7 @@ def test_a_retry_of_a_cancelled_job_is_the_event_cancelled(database: Engine, ses
     made = [fails.enqueue(session, is_cancelled=is_cancelled) for is_cancelled in (True, False)]
     session.commit()
     ids = [job.id for job in made]
-    with other.worker():
+    with other.worker(clock=False):
         wait_until(lambda: len(heard) == 2)
     told_of = {event.job_id: event for event in heard}
     cancelled, retried = (told_of[job_id] for job_id in ids)
@@ -117,7 +117,7 @@ def test_a_failure_whose_process_died_before_it_told_is_told_by_another(session:
     )
     session.execute(text("UPDATE sqla_jobs SET state = 'failed', finished_at = now(), attempt = 1"))
     session.commit()
-    with jobs.worker(["other"]), jobs.worker(["other"]):
+    with jobs.worker(["other"], clock=False), jobs.worker(["other"], clock=False):
         wait_until(lambda: untold(session) == 0)
     assert told(session) == [("failed", "breaks")]
 
@@ -135,7 +135,7 @@ def test_a_service_leaves_failures_of_tasks_that_it_does_not_know_to_others(sess
     session.commit()
     shop.breaks.options(max_attempts=1).enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: ("failed", "breaks") in told(session))
     assert told(session) == [("failed", "breaks")]
     assert untold(session) == 1

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConfigurationError, DeclarationError, Jobs, RunContext
+from sqla_jobs import AsyncRunContext, ConfigurationError, DeclarationError, Jobs, RunContext
 from sqla_jobs.testing import drain, run_job
 from tests.conftest import StartWorker
 from tests.helpers import states, wait_until
@@ -104,7 +104,7 @@ def fetch(run: RunContext) -> str:
 
 
 @jobs.task
-async def fetch_async(run: RunContext) -> str:
+async def fetch_async(run: AsyncRunContext) -> str:
     found = run.resources[AsyncClient]
     assert found.is_open
     assert found.loop is asyncio.get_running_loop()
@@ -124,7 +124,7 @@ def test_contexts_are_entered_in_order_before_the_first_job_and_left_in_reverse_
     fetch.enqueue_many(session, [{}, {}])
     fetch_async.enqueue_many(session, [{}, {}])
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         assert life[:3] == OPENED
         wait_until(lambda: worker.runs == 4)
         assert life == [*OPENED, *["ran"] * 4]
@@ -139,7 +139,7 @@ def test_they_are_entered_in_the_event_loop_of_an_application(database: Engine, 
     session.commit()
 
     async def main() -> object:
-        async with jobs.worker() as worker:
+        async with jobs.worker(clock=False) as worker:
             await asyncio.to_thread(wait_until, lambda: worker.runs == 1)
         return asyncio.get_running_loop()
 
@@ -172,7 +172,7 @@ def test_a_job_that_outlives_the_grace_is_the_only_one_that_finds_it_closed(data
 
     slow.enqueue_many(session, [{"is_late": True}, {"is_late": False}])
     session.commit()
-    worker = other.worker(grace=0.5)
+    worker = other.worker(grace=0.5, clock=False)
     worker.start()
     wait_until(lambda: list(states(session).values()) == ["running"] * 2)
     threading.Timer(0.1, release.set).start()
@@ -252,7 +252,7 @@ def test_a_worker_does_not_start_where_one_fails_and_leaves_the_others(
     other.bind(database)
     job = other.tasks["never"].enqueue(session)
     session.commit()
-    worker = other.worker()
+    worker = other.worker(clock=False)
     with pytest.raises(ConfigurationError, match=named):
         worker.start()
     worker.stop()
@@ -339,7 +339,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from sqla_jobs import Jobs, RunContext
+from sqla_jobs import Jobs, AsyncRunContext, RunContext
 from sqlalchemy.orm import DeclarativeBase
 
 class Base(DeclarativeBase):

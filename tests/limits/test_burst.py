@@ -43,7 +43,7 @@ def enqueue(engine: Engine, task: Any, arguments: list[dict[str, int]]) -> list[
 
 def test_starts_are_spread_exactly(database: Engine, spread: Jobs[Any]) -> None:
     enqueue(database, spread.tasks["send"], [{"n": n} for n in range(26)])
-    with spread.worker({"default": 4}), spread.worker({"default": 4}):
+    with spread.worker({"default": 4}, clock=False), spread.worker({"default": 4}, clock=False):
         wait_until(lambda: left(database) == 0)
     assert most_in(database, 0.3, "send") == 3
     assert most_in(database, 2.0, "send") <= 20, "what 3 in 0.3 seconds would exceed"

@@ -58,7 +58,7 @@ def test_both_run_everything_and_do_not_take_it_from_each_other_for_ever(
     numbers = [n % 3 for n in range(30)]
     with ExitStack() as workers:
         for jobs in (old, new):
-            workers.enter_context(jobs.worker({"default": 2}))
+            workers.enter_context(jobs.worker({"default": 2}, clock=False))
             enqueue(database, jobs, numbers)
         wait_until(lambda: left(database) == 0)
     with database.connect() as connection:
@@ -69,7 +69,7 @@ def test_both_run_everything_and_do_not_take_it_from_each_other_for_ever(
 def test_what_waits_since_a_version_with_limits_runs_in_one_without(database: Engine) -> None:
     """Nothing else shows that there is anything behind gates: fairness has no row of limits."""
     enqueue(database, version(database, fair_by="n"), range(5))
-    with version(database).worker({"default": 2}):
+    with version(database).worker({"default": 2}, clock=False):
         wait_until(lambda: states(database) == {"succeeded": 5})
 
 
@@ -82,7 +82,7 @@ def test_a_task_with_all_the_limits_there_can_be_is_within_each(database: Engine
         jobs.set_limit(session, "send", running=5)
         jobs.set_limit(session, "send", rate=100, per=1)
         session.commit()
-    with jobs.worker({"default": 4}), jobs.worker({"default": 4}):
+    with jobs.worker({"default": 4}, clock=False), jobs.worker({"default": 4}, clock=False):
         wait_until(lambda: left(database) == 0)
     assert most_at_once(database, "send") == {None: 1}
 
@@ -103,7 +103,7 @@ def test_a_worker_starts_beside_somebody_who_has_set_a_limit_and_has_not_committ
         jobs.set_limit(operator, "send", running=3)
         operator.flush()
         enqueue(database, jobs, range(8), seconds=0.1)
-        with jobs.worker({"default": 8}) as worker, Session(database) as session:
+        with jobs.worker({"default": 8}, clock=False) as worker, Session(database) as session:
             wait_until(lambda: left(database) == (0 if was_stored else 8))
             plain.enqueue(session)
             session.commit()

@@ -42,7 +42,7 @@ def test_gates_are_given_whatever_the_databases_default_isolation_is(database: E
         level = f"ALTER DATABASE {database.url.database} SET default_transaction_isolation = 'repeatable read'"
         connection.execute(text(level))
     database.dispose()
-    with jobs.worker({"default": 4}):
+    with jobs.worker({"default": 4}, clock=False):
         wait_until(lambda: left(database) == 0)
     assert most_at_once(database, "pair") == {None: 2}
 
@@ -51,7 +51,7 @@ def test_a_row_that_cannot_be_given_its_gates_holds_up_no_other(database: Engine
     insert_plainly(database, "pair", 6)
     with Session(database) as session:
         refuse(session, "NEW.args->>'n' = '1'")
-    with jobs.worker({"default": 4}):
+    with jobs.worker({"default": 4}, clock=False):
         wait_until(lambda: states(database) == {"succeeded": 5, "queued": 1})
     assert most_at_once(database, "pair") == {None: 2}
 
@@ -94,7 +94,7 @@ def test_what_was_claimed_is_not_given_back_while_the_answer_is_under_way(databa
     enqueue(database, shop.pair, [{"n": 1, "seconds": 0.5}])
     with database.begin() as connection:
         connection.execute(text("UPDATE sqla_jobs SET started_at = now()"))
-    with Session(database) as session, jobs.worker({"default": 1}, heartbeat=0.2, lease=30):
+    with Session(database) as session, jobs.worker({"default": 1}, heartbeat=0.2, lease=30, clock=False):
         session.execute(text("LOCK TABLE sqla_runs IN ACCESS EXCLUSIVE MODE"))
         wait_until(lambda: states(database)["running"] == 1)
         old = text("SELECT clock_timestamp() > started_at + interval '1.2 s' FROM sqla_jobs")
@@ -112,7 +112,7 @@ def test_a_process_that_was_taken_for_dead_meanwhile_does_not_begin_what_it_clai
     enqueue(database, shop.keyed, [{"account": 1, "seconds": 0.1}])
     with database.begin() as connection:
         connection.execute(text("UPDATE sqla_jobs SET started_at = now()"))
-    with Session(database) as session, jobs.worker({"default": 1}, heartbeat=0.2, lease=1.5):
+    with Session(database) as session, jobs.worker({"default": 1}, heartbeat=0.2, lease=1.5, clock=False):
         session.execute(text("LOCK TABLE sqla_runs IN ACCESS EXCLUSIVE MODE"))
         wait_until(lambda: states(database)["running"] == 1)
         session.execute(text("DELETE FROM sqla_processes"))

@@ -14,7 +14,7 @@ from tests.limits.attempts import enqueue
 
 def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
     session.execute(text("UPDATE sqla_jobs SET finished_at = finished_at - interval '90 days' WHERE id = 1"))
     session.commit()
@@ -23,5 +23,5 @@ def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session
     session.execute(text("UPDATE sqla_jobs SET finished_at = finished_at - interval '90 days' WHERE id = 1"))
     assert jobs.prune(session, older_than=86400) == 1
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(database) == {"succeeded": 1})

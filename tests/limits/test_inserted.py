@@ -64,7 +64,7 @@ def test_they_start_at_once(application: Jobs[Any], session: Session, database: 
         raise RuntimeError("as asked")
 
     fails.schedule(NEVER)
-    with jobs.worker():
+    with jobs.worker(clock=False):
         for _ in range(5):
             tick(jobs, session)
             wait_until(lambda: left(database) == 0)

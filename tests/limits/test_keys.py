@@ -57,7 +57,7 @@ def test_a_key_function_that_exits_holds_up_no_other_job(database: Engine) -> No
 
     app = Application(database, exits)
     insert(database, "send", '{"n": 1}')
-    with app.jobs.worker({"default": 2}), Session(database) as session:
+    with app.jobs.worker({"default": 2}, clock=False), Session(database) as session:
         wait_until(lambda: left(database) == 0)
         app.send.enqueue(session, n=2)
         session.commit()
@@ -76,7 +76,7 @@ def test_a_key_is_made_once_also_where_it_would_be_another_one_each_time(databas
     with Session(database) as session:
         app.send.enqueue(session, n=2)
         session.commit()
-        with app.jobs.worker({"default": 2}):
+        with app.jobs.worker({"default": 2}, clock=False):
             wait_until(lambda: left(database) == 0)
         assert sorted(job.gates or [] for job in session.scalars(select(app.jobs.Job))) == [
             ["#send=0"],
@@ -100,7 +100,7 @@ def test_a_job_that_no_code_puts_into_the_order_of_its_key_is_told_of(database: 
         assert not any("ordered_by" in reason for reason in jobs.why(session, 2))
         session.execute(text(told["job 1"].remedy.partition(";")[0]))
         session.commit()
-    with jobs.worker({"default": 2}):
+    with jobs.worker({"default": 2}, clock=False):
         wait_until(lambda: states(database) == {"succeeded": 3})
 
 

@@ -24,7 +24,7 @@ NUMBERS = [{"n": n, "seconds": 0.1} for n in range(12)]
 
 
 def run_all(engine: Engine, *, workers: int = 2, concurrency: int = 4) -> None:
-    made = [jobs.worker({"default": concurrency}, heartbeat=0.5, lease=5) for _ in range(workers)]
+    made = [jobs.worker({"default": concurrency}, heartbeat=0.5, lease=5, clock=False) for _ in range(workers)]
     for worker in made:
         worker.start()
     try:
@@ -51,7 +51,7 @@ def test_no_more_jobs_start_in_a_window_than_the_rate_and_all_of_it_is_used(data
 def test_a_rate_goes_on_at_its_rate_after_the_servers_clock_was_set_back(database: Engine) -> None:
     """To the clock, the starts so far lie an hour ahead then. These jobs show when they really started."""
     enqueue(database, shop.rated, ({"n": n} for n in range(16)))
-    with jobs.worker({"default": 8}), Session(database) as session:
+    with jobs.worker({"default": 8}, clock=False), Session(database) as session:
         wait_until(lambda: states(database)["succeeded"] >= 6)
         Lock(Tables(jobs._models)).run(session)
         session.execute(text("UPDATE sqla_starts SET started_at = started_at + interval '1 hour'"))
@@ -93,7 +93,7 @@ def shop_retries_at_once(engine: Engine) -> None:
 
 def test_a_worker_that_was_taken_for_dead_interrupts_what_it_runs_behind_limits(database: Engine) -> None:
     """So it overlaps only shortly with the worker that starts the next job."""
-    with jobs.worker({"default": 1}, heartbeat=0.2, lease=2), Session(database) as session:
+    with jobs.worker({"default": 1}, heartbeat=0.2, lease=2, clock=False), Session(database) as session:
         shop.busy.enqueue(session, seconds=60)
         session.commit()
         wait_until(lambda: states(database) == {"running": 1})
@@ -109,7 +109,7 @@ def test_an_operator_limits_a_task_that_declares_nothing_and_takes_that_back(dat
     with Session(database) as session:
         jobs.set_limit(session, shop.plain, running=0)
         session.commit()
-        with jobs.worker({"default": 4}):
+        with jobs.worker({"default": 4}, clock=False):
             enqueue(database, shop.pair, NUMBERS[:4])
             wait_until(lambda: states(database, "pair") == {"succeeded": 4})
             assert states(database, "plain") == {"queued": 12}
@@ -139,7 +139,7 @@ def test_others_spend_from_the_same_rate(database: Engine) -> None:
     with Session(database) as session:
         jobs.set_limit(session, "stripe", rate=5, per=60)
         session.commit()
-    with jobs.worker({"default": 2}):  # it makes rows of what code declares
+    with jobs.worker({"default": 2}, clock=False):  # it makes rows of what code declares
         assert jobs.spend("stripe", 3)
         assert not jobs.spend("stripe", 3)
         enqueue(database, shop.charge, NUMBERS)
@@ -153,14 +153,14 @@ def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engin
         with Session(database) as session:
             return {limit.gate: limit.running for limit in session.scalars(select(jobs.Limit))}
 
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert numbers()["#pair"] == 2
     with Session(database) as session:
         earlier = "UPDATE sqla_limits SET running = 7, declared = jsonb_set(declared, '{running}', '7')"
         session.execute(text(f"{earlier} WHERE gate LIKE '#%'"))
         jobs.set_limit(session, shop.keyed, running=5)
         session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert numbers()["#pair"] == 2
         assert numbers()["#keyed="] == 5
     with Session(database) as session:
@@ -198,7 +198,7 @@ def test_an_idle_worker_beside_more_blocked_keys_than_one_look_gets_around_rests
         session.commit()
     enqueue(database, shop.keyed, ({"account": n} for n in range(1000)))
     beside, seconds = create_engine(server_url, isolation_level="AUTOCOMMIT"), 3.0
-    with jobs.worker({"default": 4}), beside.connect() as connection:
+    with jobs.worker({"default": 4}, clock=False), beside.connect() as connection:
 
         def sent() -> int:
             before, since = _transactions(connection, database), time.monotonic()

@@ -76,7 +76,7 @@ def test_in_each_of_two_limited_queues_jobs_with_and_without_limits_take_turns(d
     for queue, many, one in (("first", shop.plain, shop.pair), ("second", shop.pair, shop.plain)):
         enqueue(database, many.options(queue=queue), ({"n": n, "seconds": 0.02} for n in range(200)))
         enqueue(database, one.options(queue=queue, priority=10), [{"n": -1}])
-    with jobs.worker({"first": 1, "second": 1}):
+    with jobs.worker({"first": 1, "second": 1}, clock=False):
         wait_until(lambda: _left_of(database, priority=10) == 0)
         assert left(database) > 200
 
@@ -147,7 +147,7 @@ def test_a_limit_that_is_cleared_while_a_worker_declares_another_number_is_the_d
         session.commit()
 
         def begin(*_: object) -> None:
-            deploy.enter_context(new.worker())
+            deploy.enter_context(new.worker(clock=False))
 
         event.listen(session, "before_flush", begin, once=True)
         old.clear_limit(session, "acc")

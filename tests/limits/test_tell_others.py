@@ -42,7 +42,7 @@ def test_a_worker_tells_others_at_most_ten_times_a_second(database: Engine, othe
             processes.register(connection, jobs._models, kind="worker", queues={}, lease=60)
     with messages_noted(database) as told:
         began = time.monotonic()
-        with jobs.worker({"default": 4}):
+        with jobs.worker({"default": 4}, clock=False):
             wait_until(lambda: left(database) == 0)
         took = time.monotonic() - began
     assert (len(told) > 0) == (others > 0)

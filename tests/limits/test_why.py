@@ -19,7 +19,7 @@ from tests.limited_shop import jobs
 @pytest.fixture
 def declared(database: Engine) -> Engine:
     """A database in which a worker has stored what code declares."""
-    with jobs.worker():
+    with jobs.worker(clock=False):
         pass
     return database
 
@@ -149,7 +149,7 @@ def test_names_that_need_quotes_are_quoted(engine: Engine) -> None:
         connection.execute(text('CREATE SCHEMA "Odd schema"'))
         Base.metadata.create_all(connection)
     odd.bind(engine)
-    with odd.worker(), Session(engine) as session:
+    with odd.worker(clock=False), Session(engine) as session:
         made = [odd_one.enqueue(session, n=n) for n in (1, 2)]
         session.commit()
         wait_until(lambda: session.scalar(select(odd.Job.id).where(odd.Job.state == "succeeded")))

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def run_all(engine: Engine, *, workers: int = 1, concurrency: int = 8, timeout: float = 30) -> None:
     with ExitStack() as stack:
         for _ in range(workers):
-            stack.enter_context(jobs.worker({"default": concurrency}))
+            stack.enter_context(jobs.worker({"default": concurrency}, clock=False))
         wait_until(lambda: left(engine) == 0, timeout=timeout)
 
 
@@ -73,7 +73,11 @@ def test_the_time_of_a_rate_may_come_while_a_worker_goes_to_rest(database: Engin
 
 
 def test_a_limit_that_an_operator_clears_holds_up_nothing_more(database: Engine) -> None:
-    with Session(database) as session, jobs.worker({"default": 8}), jobs.worker({"default": 8}):
+    with (
+        Session(database) as session,
+        jobs.worker({"default": 8}, clock=False),
+        jobs.worker({"default": 8}, clock=False),
+    ):
         for running in (2, 0):
             jobs.set_limit(session, shop.plain, running=running)
             session.commit()
@@ -86,7 +90,7 @@ def test_a_limit_that_an_operator_clears_holds_up_nothing_more(database: Engine)
 def test_a_place_that_this_worker_does_not_fill_is_taken_by_another(database: Engine) -> None:
     """Two places become free at once in the first queue, and only one job waits there."""
     second = shop.charge.options(queue="second")
-    with jobs.worker({"default": 3}), jobs.worker({"second": 2}):
+    with jobs.worker({"default": 3}, clock=False), jobs.worker({"second": 2}, clock=False):
         enqueue(database, shop.charge, [{"n": n, "seconds": 1.0} for n in range(3)])
         wait_until(lambda: states(database) == {"running": 3})
         enqueue(database, shop.charge, [{"n": 3, "seconds": 3.0}])
@@ -99,11 +103,11 @@ def test_a_place_in_a_limited_queue_is_taken_by_another_worker(database: Engine)
         jobs.set_limit(session, queue="default", running=1)
         session.commit()
     enqueue(database, shop.plain, [{"n": 1, "seconds": 1.0}])
-    stopping = jobs.worker({"default": 1})
+    stopping = jobs.worker({"default": 1}, clock=False)
     stopping.start()
     wait_until(lambda: states(database) == {"running": 1})
     enqueue(database, shop.plain, [{"n": 2}])
-    with jobs.worker({"default": 1}):
+    with jobs.worker({"default": 1}, clock=False):
         stopping.stop()
         wait_until(lambda: left(database) == 0, timeout=15)
 
@@ -112,7 +116,7 @@ def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: E
     with Session(database) as session:
         jobs.set_limit(session, shop.plain, running=1)
         session.commit()
-        with jobs.worker():
+        with jobs.worker(clock=False):
             began = time.monotonic()
             for n in range(4):
                 shop.plain.enqueue(session, n=n)
@@ -123,9 +127,9 @@ def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: E
 
 def test_a_worker_that_stops_hands_over_what_ends_meanwhile(database: Engine) -> None:
     enqueue(database, shop.busy, [{"seconds": 1.0}, {"seconds": 0.0}])
-    stopping = jobs.worker()
+    stopping = jobs.worker(clock=False)
     stopping.start()
     wait_until(lambda: states(database)["running"] == 1)
-    with jobs.worker():
+    with jobs.worker(clock=False):
         stopping.stop()
         wait_until(lambda: left(database) == 0, timeout=15)

@@ -105,7 +105,7 @@ class TestEverySlotWaitsForOneRow:
         monkeypatch.setitem(SECONDS, "blocked", 0.1)
         made = [take.enqueue(session, item=1) for _ in range(2)]
         session.commit()
-        with jobs.worker({"default": 2}):
+        with jobs.worker({"default": 2}, clock=False):
             try:
                 wait_until(lambda: {state_of(session, one.id) for one in made} == {"running"})
                 last = take.enqueue(session, item=1)
@@ -135,7 +135,7 @@ class TestEverySlotWaitsForOneRow:
 def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: Engine, session: Session) -> None:
     remind.enqueue(session, customer=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_runs")) == 3)
         made = [remind.enqueue(session, customer=n) for n in range(4)]
         session.commit()
@@ -144,7 +144,7 @@ def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: E
     assert "3 of these starts failed: job 1 of remind, and 5 jobs are waiting" in found
     assert "sqla-jobs cancel 1" in remedy
     assert warned(session, "rate remind")
-    with jobs.worker(["other"]):
+    with jobs.worker(["other"], clock=False):
         told = jobs.why(session, made[0])
     assert any(said.endswith("3 of these starts failed: job 1 of remind.") for said in told), told
 
@@ -187,7 +187,7 @@ def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database
         ]
     )
     session.commit()
-    with jobs.worker({"other": 1}):
+    with jobs.worker({"other": 1}, clock=False):
         wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'queued'")) == 3)
         remedies = {about: remedy for about, (_, remedy) in doctor().items()}
     assert "(client, urgent; remind takes (customer)" in remedies["task reminder"]
@@ -210,7 +210,7 @@ def test_a_blocked_event_loop_is_reported_with_the_line(
     monkeypatch.setattr(event_loop, "_BLOCKED", 0.1)
     job = stare.enqueue(session)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         shown = text("SELECT count(*) FROM sqla_processes WHERE set_aside ? 'event loop'")
         wait_until(lambda: afresh(session).scalar(shown))
         ((found, remedy),) = [told for about, told in doctor().items() if "event loop" in about]

@@ -28,7 +28,7 @@ def application() -> Jobs[Any]:
 @pytest.fixture
 def declared(database: Engine) -> Engine:
     """A database in which a worker has stored the declared limits."""
-    with jobs.worker():
+    with jobs.worker(clock=False):
         pass
     return database
 
@@ -68,7 +68,7 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_reported(declared: Engi
 
 def test_a_failed_job_that_keeps_a_key_is_reported_while_others_wait(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 2, "fails": True}, {"account": 1}])
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(declared) == {"failed": 2, "queued": 1})
     found = doctor()
     failed = min(int(about.split()[1]) for about in found if about.startswith("job "))

@@ -210,7 +210,7 @@ def test_a_lost_run_is_an_error_span_of_the_process_that_is_told(session: Sessio
     session.execute(text("UPDATE sqla_jobs SET state = 'failed', finished_at = now(), attempt = 1"))
     session.commit()
     exported.instrument()  # replaces the first call
-    with jobs.worker(["other"]):
+    with jobs.worker(["other"], clock=False):
         wait_until(lambda: untold(session) == 0)
     process = exported.span("process default")
     assert links(process) == [ids(exported.span("send default"))]

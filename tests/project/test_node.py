@@ -99,7 +99,7 @@ def test_a_program_in_another_language_enqueues_and_waits(folder: Path, database
         const gone = await wait(client, lost.id).catch((error) => error.message);
         return { error, results, states, gone };
     """
-    with jobs.worker(bind=database, poll=3600):
+    with jobs.worker(bind=database, poll=3600, clock=False):
         said = run(folder, database, script)
     assert said["results"] == [{"sum": 3}, {"sum": 7}, 7, 7, 7, 7, 7]
     assert "ValueError it broke" in said["error"]

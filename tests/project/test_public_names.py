@@ -8,12 +8,13 @@ import pytest
 
 PUBLIC = {
     "sqla_jobs": {
-        *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
+        *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "AsyncRunContext", "RunEvent"),
+        *("Cancel", "Snooze", "PARKED"),
         *("Retry", "Unique", "JobExists", "JobFailed", "JobUpdate"),
-        *("Task", "TaskDecorator", "TaskOptions", "Enqueue", "Enqueuer", "EnqueueOptions"),
+        *("Task", "TaskOptions", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "BatchCounts", "BatchMixin", "ConfigurationError", "DeclarationError"),
         *("UnknownJob", "UnknownTask"),
-        *("UnstorableResult", "SignalTimeout", "Undecryptable"),
+        "SignalTimeout",
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},

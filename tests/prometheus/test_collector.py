@@ -82,7 +82,7 @@ def test_queues_and_tasks_are_counted_by_state(session: Session) -> None:
 
 def test_processes_are_counted_by_kind_and_whether_they_live(session: Session) -> None:
     seen = registry(jobs)
-    with jobs.worker(heartbeat=0.1, lease=0.5), jobs.clock():
+    with jobs.worker(heartbeat=0.1, lease=0.5, clock=False), jobs.clock():
         session.add(jobs.Process(kind="worker", heartbeat_at=text("now() - interval '1 h'"), lease=1800))
         session.commit()
         found = scrape(seen)
@@ -127,7 +127,7 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
 def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_end_from_then_on(
     session: Session,
 ) -> None:
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         seen = registry(jobs)
         shop.mark.enqueue_many(session, ({"n": n} for n in range(3)))
         shop.write.enqueue(session, n=1)
@@ -167,7 +167,7 @@ def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(sess
     wanted = ("sqla_jobs_runs_ended_total", "lost", "default", "of_another_application")
     scrape(seen)
     assert scrape(seen)[wanted] == 0, "that it rises can be seen"
-    with jobs.worker(["other"], heartbeat=0.05, lease=5):
+    with jobs.worker(["other"], heartbeat=0.05, lease=5, clock=False):
         wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
     assert scrape(seen)["sqla_jobs_run_seconds_count", "default", "wait"] == 0, "nobody knows how long they took"
 
@@ -189,7 +189,7 @@ def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session
     seen = registry(jobs)
     shop.wait.enqueue(session, n=1)
     session.commit()
-    with jobs.worker(heartbeat=0.05, lease=5) as worker:
+    with jobs.worker(heartbeat=0.05, lease=5, clock=False) as worker:
         wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "default", "wait")) == 1)
         with database.begin() as connection:
             connection.execute(text("DELETE FROM sqla_processes"))

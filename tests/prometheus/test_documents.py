@@ -37,7 +37,7 @@ def exported(session: Session) -> Metrics:
     limited_shop.rated.enqueue(session, n=1)
     limited_shop.rated.options(delay=3600).enqueue(session, n=2)
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         wait_until(lambda: worker.runs == 1)
         families = [*collector.collect(), of_stalled(0)]
     return {

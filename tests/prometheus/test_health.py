@@ -116,7 +116,7 @@ def test_a_port_that_somebody_has_is_an_error_that_names_it() -> None:
 
 def test_healthcheck_looks_for_a_fresh_heartbeat_of_a_worker_of_this_host(database: Engine) -> None:
     assert healthcheck() == 1
-    with jobs.worker(heartbeat=300, lease=1000):
+    with jobs.worker(heartbeat=300, lease=1000, clock=False):
         assert healthcheck() == 0
         execute(database, "UPDATE sqla_processes SET heartbeat_at = now() - interval '501 s'")
         assert healthcheck() == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import RetryCallState, Retrying, TryAgain
 
-from sqla_jobs import DeclarationError
-from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, check_policy, next_delay
+from sqla_jobs import ArgumentsError, DeclarationError
+from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, RetryPolicy, check_policy, next_delay
 from tests.helpers import as_id
 
 
@@ -25,7 +26,7 @@ def raised(error: BaseException) -> BaseException:
         return caught
 
 
-def delay(policy: tenacity.BaseRetrying, error: BaseException | None = None, **facts: Any) -> float | None:
+def delay(policy: RetryPolicy, error: BaseException | None = None, **facts: Any) -> float | None:
     stored: dict[str, Any] = {"attempt": 1, "elapsed": 0.0, **facts}
     return next_delay(policy, raised(error or ValueError("no")), **stored)
 
@@ -133,7 +134,37 @@ class TestPolicies:
         assert seen == [policy, None, (), {}]
 
 
-@pytest.mark.parametrize("policy", [3, Retrying, tenacity.AsyncRetrying()], ids=as_id)
+def patient(error: BaseException, attempt: int) -> float | timedelta | None:
+    if isinstance(error, KeyError):
+        return timedelta(minutes=attempt)
+    return 10.0 if attempt < 3 else None
+
+
+@pytest.mark.parametrize(
+    ("error", "attempt", "seconds"),
+    [(ValueError(), 2, 10.0), (ValueError(), 3, None), (KeyError(), 3, 180.0)],
+    ids=as_id,
+)
+def test_a_function_says_how_long_to_wait(error: Exception, attempt: int, seconds: float | None) -> None:
+    assert delay(check_policy(patient), error, attempt=attempt) == seconds
+
+
+def test_what_the_task_asks_for_goes_before_what_a_function_says() -> None:
+    assert delay(patient, attempt=9, is_wanted=True, chosen=5.0) == 5.0
+    assert 2.0**9 * 0.75 <= (delay(patient, attempt=9, is_wanted=True) or 0) <= 2.0**9 * 1.25
+
+
+@pytest.mark.parametrize("wrong", [-1, "soon", float("nan")])
+def test_a_delay_that_no_wait_could_have_is_refused(wrong: Any) -> None:
+    with pytest.raises(ArgumentsError, match="retry policy"):
+        delay(lambda error, attempt: wrong)
+
+
+async def later(error: BaseException, attempt: int) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("policy", [3, later, Retrying, tenacity.AsyncRetrying()], ids=as_id)
 def test_what_is_no_policy_is_refused(policy: object) -> None:
     with pytest.raises(DeclarationError):
         check_policy(policy)

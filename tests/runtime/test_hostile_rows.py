@@ -82,7 +82,7 @@ def test_a_parked_job_is_shown_as_parked_and_waits_until_it_is_rescheduled(sessi
     shop.mark.options(run_at=PARKED).enqueue(session, n=2)
     shop.mark.options(delay=0.2).enqueue(session, n=3)
     session.commit()
-    with jobs.worker(**FAST):
+    with jobs.worker(**FAST, clock=False):
         wait_until(lambda: states(session.connection().engine) == {"scheduled": 2, "succeeded": 1})
     parked = session.scalars(select(jobs.Job).where(jobs.Job.run_at == PARKED)).all()
     assert [job.run_at for job in parked] == [PARKED, PARKED]
@@ -112,7 +112,7 @@ def test_jobs_that_cannot_be_claimed_hold_up_no_others_and_are_told_of_once(
     session.commit()
     refuse(session, "NEW.task = 'write' AND NEW.state = 'running'")
     mark_many(session)
-    with jobs.worker(concurrency=2, **FAST):
+    with jobs.worker(concurrency=2, **FAST, clock=False):
         wait_until(lambda: states(database) == {"succeeded": 50, "queued": 2})
         mark_many(session)
         wait_until(lambda: states(database) == {"succeeded": 100, "queued": 2})
@@ -158,7 +158,7 @@ def test_a_job_that_cannot_be_promoted_or_rescued_holds_up_no_others(
         for _ in range(50):
             orphan(session, "mark")
     stuck = "scheduled" if what == "promotion" else "running"
-    with jobs.worker(**FAST):
+    with jobs.worker(**FAST, clock=False):
         wait_until(lambda: states(database) == {"succeeded": 50, stuck: 1})
         wait_until(
             lambda: list(set_aside_by(session).values()) == [f"its {what} is refused by the server: not this one"]
@@ -175,7 +175,7 @@ def test_a_lost_job_whose_run_id_is_taken_or_that_was_lost_very_often_is_rescued
     many = "INSERT INTO sqla_runs (job_id, attempt, outcome) SELECT :id, n, 'lost' FROM generate_series(1, 1100) n"
     session.execute(text(many), {"id": unlucky})
     session.commit()
-    with jobs.worker(**FAST):
+    with jobs.worker(**FAST, clock=False):
         wait_until(lambda: states(database) == {"succeeded": 1, "scheduled": 1})
     assert sorted(run.outcome for run in session.get_one(jobs.Job, foreign).runs) == ["lost", "succeeded"]
     assert runs(database, "lost") == 1103
@@ -361,7 +361,7 @@ def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answe
         good = [job.id for job in made]
     ended = select(func.count()).where(app.jobs.Job.id.in_(good), app.jobs.Job.state == "succeeded")
     beside = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    with app.jobs.worker(**FAST), app.jobs.clock(heartbeat=0.2, lease=1.0), beside:
+    with app.jobs.worker(**FAST, clock=False), app.jobs.clock(heartbeat=0.2, lease=1.0), beside:
         wait_until(lambda: beside.scalar(ended) == 200, timeout=60)
     visit_all_pages(engine)
     run_all_commands(engine)

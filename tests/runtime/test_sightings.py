@@ -39,7 +39,7 @@ def test_a_clock_that_steps_beyond_the_lease_takes_no_job_from_a_living_process(
     with Session(database) as session:
         shop.wait.enqueue(session, n=1)
         session.commit()
-    with jobs.worker({"default": 1}, **rhythm), jobs.worker({"other": 1}, **rhythm):
+    with jobs.worker({"default": 1}, **rhythm, clock=False), jobs.worker({"other": 1}, **rhythm, clock=False):
         wait_until(lambda: states(database) == {"running": 1})
         before = held_by(database), processes_of(database)
         stepped = time.monotonic()
@@ -70,7 +70,7 @@ def test_the_dead_lose_their_jobs_in_every_rhythm_and_setting(
         connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
         assert Queries(jobs._models).claim(connection, dead, {"default": 1}, list(jobs.tasks))
     database.dispose()
-    with jobs.worker(heartbeat=rhythm[0], lease=rhythm[1]):
+    with jobs.worker(heartbeat=rhythm[0], lease=rhythm[1], clock=False):
         wait_until(lambda: states(database) == {"succeeded": 1})
     assert attempts_and_runs(database) == (2, 2)
 
@@ -81,7 +81,7 @@ def test_a_worker_that_was_taken_for_dead_registers_again_though_it_cannot_rescu
         lost = {"current_run_id": 1, "process_id": uuid.uuid4(), "started_at": func.now(), "state": "running"}
         session.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, **lost))
         session.commit()
-        with jobs.worker(heartbeat=0.2, lease=1.0):
+        with jobs.worker(heartbeat=0.2, lease=1.0, clock=False):
             wait_until(lambda: processes_of(database))
             (before,) = processes_of(database)
             session.execute(delete(jobs.Process))
@@ -133,7 +133,7 @@ def test_a_server_that_stands_still_for_longer_than_the_lease_makes_nobody_dead(
         with Session(engine) as session:
             shop.wait.enqueue(session, n=1)
             session.commit()
-        with jobs.worker({"default": 1}, **rhythm), jobs.worker({"other": 1}, **rhythm):
+        with jobs.worker({"default": 1}, **rhythm, clock=False), jobs.worker({"other": 1}, **rhythm, clock=False):
             wait_until(lambda: states(engine) == {"running": 1})
             before = held_by(engine)
             for seconds in (1.0, 3.0):

@@ -12,7 +12,7 @@ from sqlalchemy import Text, create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import JobMixin, Jobs, RunContext
+from sqla_jobs import AsyncRunContext, JobMixin, Jobs, RunContext
 from sqla_jobs.database import outages
 
 
@@ -68,7 +68,7 @@ def fail() -> None:
 
 
 @jobs.task
-async def write_async(session: AsyncSession, run: RunContext, n: int) -> None:
+async def write_async(session: AsyncSession, run: AsyncRunContext, n: int) -> None:
     """A transactional effect of a coroutine."""
     session.add(Effect(n=n, shard=run.shard))
     await asyncio.sleep(0.001)

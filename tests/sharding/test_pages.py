@@ -44,7 +44,7 @@ def test_jobs_run_in_the_schema_of_their_tenant(
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA t1 CASCADE"))
     shop.tenant.set("t3")
-    with shop.jobs.worker() as worker:  # a tenant whose schema comes while the worker runs
+    with shop.jobs.worker(clock=False) as worker:  # a tenant whose schema comes while the worker runs
         with engine.begin() as connection:
             connection.execute(CreateSchema("t3"))
             shop.Base.metadata.tables["orders"].create(connection.execution_options(schema_translate_map={None: "t3"}))

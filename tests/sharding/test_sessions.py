@@ -501,4 +501,4 @@ def test_a_job_object_is_waited_for_in_its_shard(shards: Shards) -> None:
 
 def test_a_run_works_in_one_database(shards: Shards) -> None:
     with pytest.raises(ConfigurationError, match="ShardedSession"):
-        jobs.worker(bind=lambda: ShardedSession(**CHOOSERS, shards=dict(shards.engines))).start()
+        jobs.worker(bind=lambda: ShardedSession(**CHOOSERS, shards=dict(shards.engines)), clock=False).start()

@@ -43,7 +43,7 @@ def test_each_job_has_its_effect_in_its_own_database(
             session.commit()
     with ExitStack() as started:
         for name in engines:
-            started.enter_context(bound.worker({"default": 3}, shard=name))
+            started.enter_context(bound.worker({"default": 3}, shard=name, clock=False))
         for name, engine in engines.items():
             extra = {"us": {"failed": 1, "succeeded": 8}}.get(name, {"succeeded": 7})
             wait_until(lambda engine=engine, extra=extra: states(engine) == extra)  # type: ignore[misc]
@@ -68,7 +68,7 @@ def test_workers_of_several_databases_run_in_one_event_loop(
                 shop.write_async.enqueue(session, n=1)
                 session.commit()
         async with AsyncExitStack() as started:
-            workers = [await started.enter_async_context(bound.worker(shard=name)) for name in engines]
+            workers = [await started.enter_async_context(bound.worker(shard=name, clock=False)) for name in engines]
             while [worker.runs for worker in workers] != [1, 1, 1]:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -119,6 +119,6 @@ def test_a_bind_that_is_refused_leaves_the_earlier_one(bound: Jobs[shop.TenantJo
 def test_a_database_that_cannot_be_served_is_refused(bound: Jobs[shop.TenantJob], engines: dict[str, Engine]) -> None:
     with engines["us"].begin() as connection:
         connection.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 1'"))
-    for service in (bound.worker(shard="us"), bound.clock(shard="us")):
+    for service in (bound.worker(shard="us", clock=False), bound.clock(shard="us")):
         with pytest.raises(ConfigurationError, match="version 1"):
             service.start()

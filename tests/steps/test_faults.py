@@ -68,7 +68,7 @@ def take_lease_away(engine: Engine, job_id: int) -> None:
 def test_a_run_that_has_lost_its_lease_is_left_at_its_next_step(database: Engine, session: Session, task: Any) -> None:
     job = task.enqueue(session)
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         assert step_shop.begun.wait(20)
         take_lease_away(database, job.id)
         step_shop.gate.set()
@@ -277,7 +277,7 @@ def test_heartbeats_go_on_while_the_table_of_steps_is_locked(session: Session, d
     beat = text("SELECT heartbeat_at FROM sqla_processes")
     with database.connect() as locking, database.connect().execution_options(isolation_level="AUTOCOMMIT") as asking:
         locking.execute(text("LOCK TABLE sqla_steps IN ACCESS EXCLUSIVE MODE"))
-        with jobs.worker(concurrency=20, heartbeat=0.2, lease=60):
+        with jobs.worker(concurrency=20, heartbeat=0.2, lease=60, clock=False):
             wait_until(lambda: asking.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'running'")) == 20)
             wait_until(lambda: waiting_for_locks(database) >= 4)
             for _ in range(3):

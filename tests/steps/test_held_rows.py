@@ -86,7 +86,7 @@ def test_an_attempt_whose_row_is_held_again_and_again_fails_by_its_policy(
 ) -> None:
     job = step_shop.held_at_its_end.enqueue(session, url=database_url)
     session.commit()
-    with jobs.worker(heartbeat=0.2, lease=2.0) as worker:
+    with jobs.worker(heartbeat=0.2, lease=2.0, clock=False) as worker:
         for runs in range(1, 5):
             wait_until(lambda: state(session, job) == "running")
             with signalled(database, job.id):
@@ -116,7 +116,7 @@ def test_a_run_whose_row_is_held_for_too_long_gives_up_and_is_repeated(
         jobs.bind(database, async_bind=asynchronous(database, driver))
     job = task.enqueue(session, url=database_url)
     session.commit()
-    with jobs.worker(heartbeat=0.2, lease=1.5):
+    with jobs.worker(heartbeat=0.2, lease=1.5, clock=False):
         wait_until(lambda: state(session, job) == "running")
         with signalled(database, job.id):
             say(database, "go")
@@ -134,7 +134,7 @@ def test_steps_that_wait_for_rows_keep_no_thread_and_no_connection_from_others(
     waiting: list[Any] = [step_shop.held_at_a_step, step_shop.held_at_an_awaited_step] * 8
     held = [task.enqueue(session, url=database_url) for task in waiting]
     session.commit()
-    with jobs.worker({"default": 40}):
+    with jobs.worker({"default": 40}, clock=False):
         wait_until(lambda: count(session, RUNNING) == len(held))
         with signalled(database, *(job.id for job in held)):
             say(database, "go")
@@ -151,6 +151,6 @@ def test_steps_that_wait_for_rows_keep_no_thread_and_no_connection_from_others(
 def test_threads_of_asyncio_that_are_all_busy_delay_no_step(database: Engine, session: Session) -> None:
     job = step_shop.steps_beside_busy_threads.enqueue(session)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: state(session, job) == "succeeded", timeout=10)
     assert job.result == [1] * 41

@@ -50,7 +50,7 @@ def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: S
     drained(session)
     for job in (waiting, sleeping):
         assert f"`sqla-jobs cancel {job.id}`" in jobs.why(session, job)[1]
-    with jobs.worker():
+    with jobs.worker(clock=False):
         (said,) = jobs.why(session, second)
     assert f"job {first.id} waits for the signal 'approved'" in said
     findings = {one["about"]: one["remedy"] for one in json.loads(run("doctor", "--json").stdout)}

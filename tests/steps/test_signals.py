@@ -45,7 +45,7 @@ def test_a_job_waits_without_a_worker_and_is_woken_by_the_senders_commit(session
 def test_a_running_worker_takes_a_woken_job_at_once(database: Engine, session: Session) -> None:
     job = step_shop.approved.enqueue(session)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: state(session, job) == "scheduled")
         jobs.signal(session, job, "approved", Approval("ada"))
         session.commit()
@@ -80,7 +80,7 @@ def test_a_timeout_is_decided_once_and_told_to_each_attempt(session: Session) ->
 def test_a_signal_after_the_timeout_was_decided_changes_nothing(session: Session) -> None:
     job = step_shop.approved.enqueue(session, timeout=0, fails=1)
     session.commit()
-    with jobs.worker() as worker:
+    with jobs.worker(clock=False) as worker:
         wait_until(lambda: worker.runs)
     session.rollback()
     if jobs.signal(session, job, "approved", Approval("late")):
@@ -200,7 +200,7 @@ def test_a_sender_that_comes_while_the_run_looks_waits_for_it_and_wakes_the_job(
             jobs.signal(own, job_id, "approved", Approval("ada"))
             own.commit()
 
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert looked.wait(20)
         sender = threading.Thread(target=send)
         sender.start()
@@ -224,7 +224,7 @@ def test_a_run_that_comes_while_the_sender_has_not_committed_waits_for_it(
     monkeypatch.setattr(HoldLease, "__call__", looking)
     job = step_shop.waits_at_the_gate.enqueue(session)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         assert step_shop.begun.wait(20)
         jobs.signal(session, job, "approved", Approval("ada"))
         step_shop.gate.set()

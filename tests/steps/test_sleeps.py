@@ -77,7 +77,7 @@ def test_a_sleep_in_a_transaction_keeps_its_steps_and_refuses_other_writes(sessi
 def test_a_running_worker_wakes_a_job_when_its_sleep_is_over(database: Engine, session: Session) -> None:
     job = step_shop.sleeper.enqueue(session, seconds=0.3)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: job_row(session, job).state == "succeeded")
     assert outcomes(session, job) == ["snoozed", "succeeded"]
 

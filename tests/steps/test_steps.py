@@ -162,7 +162,7 @@ def test_a_step_that_the_task_cancels_is_undone_and_may_be_called_again(session:
 def test_a_job_that_a_step_enqueues_starts_before_the_task_ends(session: Session) -> None:
     step_shop.enqueues_in_step.enqueue(session)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: calls)
         step_shop.gate.set()
     assert calls == ["charge", "pair", "nothing"]

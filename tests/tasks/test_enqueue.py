@@ -426,7 +426,7 @@ class TestUniqueKeys:
         committing.commit()
         with Session(engine) as caller:
             assert options.enqueue(caller, "second").id == job.id
-            with jobs.worker({"mail": 2}):
+            with jobs.worker({"mail": 2}, clock=False):
                 wait_until(lambda: self.state(engine, other.id) == "succeeded")
                 assert self.state(engine, job.id) in ("queued", "scheduled")
                 assert ran == ["other"]

@@ -22,6 +22,7 @@ from typing_extensions import TypeAliasType
 
 from sqla_jobs import (
     ArgumentsError,
+    AsyncRunContext,
     ConfigurationError,
     DeclarationError,
     JobMixin,
@@ -219,6 +220,12 @@ async def scoped_asynchronous(session: async_scoped_session[AsyncSession]) -> No
 def optional(session: Session | None) -> None: ...
 
 
+def plain_with_async_context(run: AsyncRunContext) -> None: ...
+
+
+async def coroutine_with_context(run: RunContext) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("target", "named"),
     [
@@ -229,6 +236,8 @@ def optional(session: Session | None) -> None: ...
         (synchronous, "AsyncSession"),
         (scoped_asynchronous, "async_scoped_session"),
         (optional, "'session'"),
+        (plain_with_async_context, "annotate its run as RunContext"),
+        (coroutine_with_context, "annotate its run as AsyncRunContext"),
     ],
 )
 def test_injected_parameters_in_another_order_or_form_are_refused(
@@ -297,11 +306,11 @@ def test_an_alias_by_the_type_statement_is_injected(
     write(
         "shop_aliases",
         f"{future}from sqlalchemy.ext.asyncio import AsyncSession\n"
-        "from sqla_jobs import RunContext\n"
+        "from sqla_jobs import AsyncRunContext\n"
         "type S = AsyncSession\n"
         "type R[T] = T\n"
-        "async def task(session: S, run: R[RunContext], number: int) -> bool:\n"
-        "    return isinstance(session, AsyncSession) and isinstance(run, RunContext)\n",
+        "async def task(session: S, run: R[AsyncRunContext], number: int) -> bool:\n"
+        "    return isinstance(session, AsyncSession) and isinstance(run, AsyncRunContext)\n",
     )
     run_one(engine, importlib.import_module("shop_aliases").task)
 

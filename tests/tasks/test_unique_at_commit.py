@@ -277,7 +277,7 @@ def test_a_manager_of_transactions_commits_a_session_that_has_only_such_enqueues
 
 def test_workers_are_told_after_the_commit(database: Engine, session: Session) -> None:
     """They do not poll."""
-    with jobs.worker(bind=database):
+    with jobs.worker(bind=database, clock=False):
         index.enqueue_at_commit(session, 17)
         session.commit()
         wait_until(lambda: [*states(session).values()] == ["succeeded"])

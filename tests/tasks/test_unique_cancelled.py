@@ -48,7 +48,7 @@ def running(session: Session, task: Any = query) -> JobMixin:
 
 def test_a_request_after_a_cancel_is_a_job_of_its_own_that_runs(database: Engine, session: Session) -> None:
     """And not the one that is about to end as cancelled."""
-    with jobs.worker(bind=database):
+    with jobs.worker(bind=database, clock=False):
         first = query.enqueue(session, "SELECT 1", forever=True)
         session.commit()
         wait_until(started.is_set)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Unpack
+from typing import ParamSpec, TypeVar, Unpack
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import JobMixin, Jobs, JobState, RunContext, RunEvent, TaskDecorator, TaskOptions, Unique
+from sqla_jobs import (
+    AsyncRunContext,
+    JobMixin,
+    Jobs,
+    JobState,
+    RunContext,
+    RunEvent,
+    Task,
+    TaskOptions,
+    Unique,
+)
 from sqla_jobs.testing import assert_enqueued, drain, make_job, run_job
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Base(DeclarativeBase):
@@ -52,7 +66,7 @@ def tidy() -> None: ...
 
 
 @jobs.task
-async def fetch(session: AsyncSession, run: RunContext, url: str) -> bytes:
+async def fetch(session: AsyncSession, run: AsyncRunContext, url: str) -> bytes:
     return b""
 
 
@@ -117,7 +131,7 @@ def wrong_options(session: Session) -> None:
     jobs.worker("default", threads=4)  # error
 
 
-def wrapped(**options: Unpack[TaskOptions]) -> TaskDecorator[MyJob]:
+def wrapped(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R, MyJob]]:
     return jobs.task(**options)
 
 
@@ -182,7 +196,7 @@ def wrong_tests(session: Session, order: Order, asession: AsyncSession) -> None:
     make_job(session, archive, state="done")  # error
 
 
-async def wrong_coroutines(session: Session, asession: AsyncSession, run: RunContext) -> None:
+async def wrong_coroutines(session: Session, asession: AsyncSession, run: AsyncRunContext) -> None:
     await ping(uri="x")  # error
     ping("x") + 1  # error
     ping.enqueue(asession, url="x")  # error

@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from typing_extensions import TypeAliasType
 
 from sqla_jobs import (
+    AsyncRunContext,
     BatchCounts,
     Cancel,
     JobExists,
@@ -29,7 +30,6 @@ from sqla_jobs import (
     RunOutcome,
     Snooze,
     Task,
-    TaskDecorator,
     TaskOptions,
     Unique,
 )
@@ -172,6 +172,10 @@ def unique_jobs(session: Session) -> None:
     bill.options(unique=Unique(key=None, on_conflict="return")).enqueue(session, 1)
 
 
+@jobs.task(retry=lambda error, attempt: 10.0 if attempt < 5 else None)
+def persist(number: int) -> None: ...
+
+
 @jobs.task(timeout=timedelta(minutes=1), delay=60, retention={"succeeded": "erase", "failed": None, "cancelled": 60})
 def settle(session: Session, run: RunContext, order: Order, note: str = "") -> dict[str, Any]:
     run.progress(0.5, "half way")
@@ -193,7 +197,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def background(**options: Unpack[TaskOptions]) -> TaskDecorator[JobMixin]:
+def background(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R, JobMixin]]:
     """A decorator of the application's own, with its own defaults."""
     chosen: TaskOptions = {"queue": "background", "max_attempts": 5, **options}
     return jobs.task(**chosen)
@@ -212,7 +216,7 @@ def thumbnail(session: Session, photo: int, *, width: int = 100) -> str:
 
 
 @audited
-async def rotate(session: AsyncSession, run: RunContext, photo: int) -> int:
+async def rotate(session: AsyncSession, run: AsyncRunContext, photo: int) -> int:
     return photo
 
 

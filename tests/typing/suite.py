@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from sqla_jobs import JobMixin, Jobs, RunContext
+from sqla_jobs import AsyncRunContext, JobMixin, Jobs, RunContext
 from sqla_jobs.testing import (
     Databases,
     Drained,
@@ -117,7 +117,7 @@ async def fetch(url: str, *, tries: int = 1) -> bytes:
 
 
 @jobs.task(queue="mail")
-async def watch(run: RunContext, url: str) -> int:
+async def watch(run: AsyncRunContext, url: str) -> int:
     return run.attempt
 
 
@@ -127,7 +127,7 @@ async def store(session: AsyncSession, order: Order) -> None:
 
 
 @jobs.task(max_attempts=3)
-async def both(session: AsyncSession, run: RunContext, order: Order, cents: int = 0) -> dict[str, int]:
+async def both(session: AsyncSession, run: AsyncRunContext, order: Order, cents: int = 0) -> dict[str, int]:
     return {"cents": cents}
 
 
@@ -141,7 +141,7 @@ async def later(value: int) -> Any:
     return value
 
 
-async def coroutine_tasks(session: AsyncSession, run: RunContext, order: Order) -> None:
+async def coroutine_tasks(session: AsyncSession, run: AsyncRunContext, order: Order) -> None:
     assert_type(await fetch(url="x"), bytes)
     assert_type(await fetch("x", tries=2), bytes)
     assert_type(await store(session, order), None)
@@ -205,11 +205,11 @@ def steps(session: Session, run: RunContext, order: Order) -> None:
     assert_type(run_job(session, refund, signals={"approved": [Receipt(5)]})(order), dict[str, int])
 
 
-async def awaited_steps(session: AsyncSession, run: RunContext, order: Order) -> None:
+async def awaited_steps(session: AsyncSession, run: AsyncRunContext, order: Order) -> None:
     assert_type(await run.step("charge", charge_later, order, 5), Receipt)
     assert_type(await run.step("charge", charge_later, order, cents=5, note="x"), Receipt)
-    await run.sleep_async("rest", 5)
-    assert_type(await run.wait_for_async("approved", Receipt, timeout=None), Receipt)
+    await run.sleep("rest", 5)
+    assert_type(await run.wait_for("approved", Receipt, timeout=None), Receipt)
     assert_type(await session.run_sync(jobs.signal, 7, "approved", Receipt(5)), bool)
 
 

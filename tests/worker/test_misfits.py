@@ -105,14 +105,14 @@ def test_a_job_that_old_code_cannot_run_is_given_back_for_30_seconds_uncharged(
     session: Session, old: Jobs[Any], new: Jobs[Any], kind: str
 ) -> None:
     job = enqueue(new, session, kind, a=1, b="two")
-    with old.worker():
+    with old.worker(clock=False):
         wait_until(lambda: now(session, new, job) == ("scheduled", 0, ["snoozed"]))
         assert job.run_at - job.runs[0].finished_at == timedelta(seconds=30)
         assert sum("do not fit the code of" in why for why in new.why(session, job)) == 1
         also = enqueue(new, session, "plain", a=1)
         wait_until(lambda: now(session, new, also) == ("succeeded", 1, ["succeeded"]))
     make_due(session, new)
-    with new.worker():
+    with new.worker(clock=False):
         wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["snoozed", "succeeded"]))
     assert job.runs[1].result == "1 two"
 
@@ -121,14 +121,14 @@ def test_why_doctor_and_status_know_a_task_that_no_live_worker_knows(
     session: Session, old: Jobs[Any], new: Jobs[Any]
 ) -> None:
     job = enqueue(new, session, "added")
-    with old.worker():
+    with old.worker(clock=False):
         (told,), (why,) = found(session, new), new.why(session, job)
         assert "task added" in told
         assert "no live worker of its queue knows it, and 1 job is waiting for it" in told
         assert why == (
             "No live worker that serves queue 'default' knows the task 'added': start one whose code declares it."
         )
-        with new.worker():
+        with new.worker(clock=False):
             wait_until(lambda: now(session, new, job) == ("succeeded", 1, ["succeeded"]))
 
 

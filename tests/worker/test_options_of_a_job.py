@@ -92,7 +92,7 @@ class TestExpires:
         task.options(expires=AHEAD).enqueue(session, n=4)
         session.commit()
         assert jobs.why(session, late[0])[-1].startswith("It expired at")
-        with jobs.worker({"default": 1}, bind=database):
+        with jobs.worker({"default": 1}, bind=database, clock=False):
             wait_until(lambda: ran)
         assert ran == [4]
         for one in late:
@@ -121,7 +121,7 @@ class TestExpires:
     def test_a_job_that_has_begun_does_not_expire(self, database: Engine, session: Session) -> None:
         one = fails.options(expires=AHEAD).enqueue(session)
         session.commit()
-        worker = jobs.worker(bind=database)
+        worker = jobs.worker(bind=database, clock=False)
         worker.drain()
         session.execute(update(Job).values(expires_at=PAST, run_at=PAST))
         session.commit()
@@ -186,7 +186,7 @@ class TestRetention:
         end(session, daily.enqueue(session, n=1), days=1.1)
         session.execute(update(Job).where(Job.id == kept[0]).values(retention=float("nan")))  # as SQL may
         session.commit()
-        with jobs.worker(bind=database):
+        with jobs.worker(bind=database, clock=False):
             wait_until(lambda: left(session) == kept)
 
     def test_keeps_a_graph_until_the_last_of_its_jobs_may_go(self, database: Engine, session: Session) -> None:
@@ -196,7 +196,7 @@ class TestRetention:
         first = plain.options(retention=3600).enqueue(session, n=1)
         last = plain.options(retention=7200, after=first).enqueue(session, n=2)
         end(session, first, last, days=1)
-        with jobs.worker(bind=database):
+        with jobs.worker(bind=database, clock=False):
             wait_until(lambda: left(session) == kept)
 
     def test_a_person_who_prunes_is_obeyed(self, session: Session) -> None:

@@ -49,7 +49,7 @@ def test_a_pause_may_end_between_the_reading_of_the_clock_and_the_promotion(
         session.commit()
         ends_at = time.monotonic() + 1.5
         enqueue(database, shop.plain, [{"n": 1}])
-        with jobs.worker(["default", "other"]):
+        with jobs.worker(["default", "other"], clock=False):
             time.sleep(max(0.0, ends_at - time.monotonic() - 0.3))
             enqueue(database, shop.plain.options(queue="other"), [{"n": 2}])
             wait_until(lambda: left(database) == 0)
@@ -86,7 +86,7 @@ def test_a_late_commit_is_found_although_all_slots_were_busy_when_the_look_for_i
     database: Engine,
 ) -> None:
     """The slots become free before that look is due, so nothing else wakes the claim loop."""
-    with jobs.worker({"default": 2}) as worker, Session(database) as late:
+    with jobs.worker({"default": 2}, clock=False) as worker, Session(database) as late:
         shop.plain.enqueue(late, n=0)
         late.flush()
         assert worker._parts is not None
@@ -121,7 +121,7 @@ def test_a_run_that_has_lost_its_lease_before_the_code_of_its_task_began_does_no
             time.sleep(0.01)
 
     own.bind(database)
-    with own.worker(heartbeat=0.2, lease=1.5):
+    with own.worker(heartbeat=0.2, lease=1.5, clock=False):
         enqueue(database, work, [{}])
         is_waiting.wait(10)
         with database.begin() as connection:
@@ -151,7 +151,7 @@ def test_a_run_in_a_limited_queue_that_has_lost_its_lease_is_interrupted(databas
     with Session(database) as session:
         own.set_limit(session, queue="default", running=1)
         session.commit()
-    with own.worker(heartbeat=0.2, lease=1.5):
+    with own.worker(heartbeat=0.2, lease=1.5, clock=False):
         enqueue(database, work, [{"seconds": 60}])
         assert begun.wait(20)
         with database.begin() as connection:

@@ -95,7 +95,7 @@ def test_its_options_and_listeners_are_those_of_the_bound_sessionmaker(database:
     with Session(database) as session:
         own.tasks["look"].enqueue(session)
         session.commit()
-    worker = own.worker()
+    worker = own.worker(clock=False)
     bound.configure(info={"tenant": "b"})
     assert worker.drain() == 1
     assert [isinstance(one, Audited) for one in seen] == [True]

@@ -50,7 +50,7 @@ def slots():
     return [one.name for one in threading.enumerate() if one.name.startswith("sqla_jobs-default-")]
 
 
-with shop.jobs.worker({"default": 4}):
+with shop.jobs.worker({"default": 4}, clock=False):
     enqueue(threads)
     wait_until(lambda: states(engine) == {"succeeded": threads} if threads else True)
     with shortage():
@@ -103,7 +103,7 @@ def rests() -> None:
         time.sleep(0.01)
 
 
-with shop.jobs.worker({"default": 2}):
+with shop.jobs.worker({"default": 2}, clock=False):
     with Session(engine) as session:
         calls_a_server.enqueue(session)
         rests.enqueue(session)

@@ -78,7 +78,7 @@ def test_a_start_that_lacks_a_thread_leaves_nothing_at_work(
         with Session(database) as session:
             leave.enqueue(session, what="nothing")
             session.commit()
-        service: Service = jobs.worker() if kind == "worker" else jobs.clock()
+        service: Service = jobs.worker(clock=False) if kind == "worker" else jobs.clock()
         with monkeypatch.context() as shortage:
             forbid_threads(shortage, number, number + more)
             try:
@@ -100,7 +100,7 @@ def test_a_stop_whose_part_fails_ends_the_others_and_raises_the_error_at_the_end
 
     monkeypatch.setattr(EventDelivery, "stop", fail)
     leaving_shop.left_contexts.clear()
-    worker = jobs.worker()
+    worker = jobs.worker(clock=False)
     worker.start()
     with pytest.raises(ZeroDivisionError, match="in a part"):
         worker.stop()
@@ -121,7 +121,7 @@ def test_a_stop_ends_in_time_while_the_server_is_silent(engine: Engine) -> None:
             shop.wait.enqueue_many(session, ({"n": n} for n in range(4)))
             shop.wait.options(queue="other").enqueue(session, n=4)
             session.commit()
-        worker = shop.jobs.worker(["default", "other"], bind=behind, grace=1.0, heartbeat=0.3)
+        worker = shop.jobs.worker(["default", "other"], bind=behind, grace=1.0, heartbeat=0.3, clock=False)
         worker.start()
         with Session(engine) as session:
             wait_until(lambda: [*states(session).values()].count("running") == 5)

@@ -34,7 +34,7 @@ def wait_for_all(engine: Engine, timeout: float = 15) -> None:
 
 def test_a_job_that_another_worker_promotes_starts(database: Engine) -> None:
     """Both workers wake at the moment at which it is due, and only one of them promotes it."""
-    with jobs.worker(["first"]), jobs.worker(["second"]), Session(database) as session:
+    with jobs.worker(["first"], clock=False), jobs.worker(["second"], clock=False), Session(database) as session:
         for n in range(40):
             for task in (shop.plain, shop.roomy):
                 queue = ("first", "second")[n % 2]
@@ -46,11 +46,11 @@ def test_a_job_that_another_worker_promotes_starts(database: Engine) -> None:
 
 @pytest.mark.parametrize("task", [shop.plain, shop.pair], ids=["plain", "limited"])
 def test_jobs_that_a_stopping_worker_gives_back_are_started_by_another(database: Engine, task: Any) -> None:
-    stopping = jobs.worker({"default": 1}, grace=0)
+    stopping = jobs.worker({"default": 1}, grace=0, clock=False)
     stopping.start()
     enqueue(database, task, [{"n": n, "seconds": 2.0 if n == 300 else 0.0} for n in range(320)])
     wait_until(lambda: left(database) == 20)
-    with jobs.worker({"default": 1}):
+    with jobs.worker({"default": 1}, clock=False):
         # what the first one claimed ahead is still there, or given back already, where this one took long to start
         wait_until(lambda: states(database)["running"] >= 2 or left(database) < 20)
         stopping.stop()
@@ -58,16 +58,16 @@ def test_jobs_that_a_stopping_worker_gives_back_are_started_by_another(database:
 
 
 def test_jobs_that_are_held_up_behind_a_long_one_are_started_by_another_worker(database: Engine) -> None:
-    with jobs.worker({"default": 1}), jobs.worker({"default": 1}):
+    with jobs.worker({"default": 1}, clock=False), jobs.worker({"default": 1}, clock=False):
         enqueue(database, shop.plain, [{"n": n, "seconds": 8.0 if n == 300 else 0.0} for n in range(400)])
         wait_until(lambda: states(database) == {"succeeded": 399, "running": 1}, timeout=6)
 
 
 def test_a_retry_whose_worker_is_gone_starts_when_it_is_due(database: Engine) -> None:
-    with jobs.worker({"default": 1}):
+    with jobs.worker({"default": 1}, clock=False):
         enqueue(database, shop.plain, [{"n": 1, "seconds": 1.0}])
         wait_until(lambda: states(database) == {"running": 1})
-        with jobs.worker({"default": 1}):
+        with jobs.worker({"default": 1}, clock=False):
             enqueue(database, shop.flaky, [{"failures": 1}])
             wait_until(lambda: states(database)["scheduled"] == 1)
         wait_for_all(database)
@@ -75,7 +75,10 @@ def test_a_retry_whose_worker_is_gone_starts_when_it_is_due(database: Engine) ->
 
 def test_jobs_of_a_dead_process_are_started_by_whoever_serves_their_queue(database: Engine) -> None:
     """The worker that rescues them serves another queue."""
-    with jobs.worker(["other"], heartbeat=0.2, lease=1.0), jobs.worker(heartbeat=10, lease=60):
+    with (
+        jobs.worker(["other"], heartbeat=0.2, lease=1.0, clock=False),
+        jobs.worker(heartbeat=10, lease=60, clock=False),
+    ):
         with Session(database) as session:
             shop.plain.enqueue(session, n=1)
             shop.busy.enqueue(session, seconds=0)
@@ -90,7 +93,7 @@ def test_jobs_of_a_dead_process_are_started_by_whoever_serves_their_queue(databa
 @pytest.mark.parametrize("of_queue", [True, False], ids=["plain", "limited"])
 def test_jobs_of_a_pause_that_ends_by_itself_start(database: Engine, of_queue: bool) -> None:
     task: Any = shop.plain if of_queue else shop.pair
-    with jobs.worker(), Session(database) as session:
+    with jobs.worker(clock=False), Session(database) as session:
         which: dict[str, Any] = {} if of_queue else {"task": task}
         jobs.pause(session, "default" if of_queue else None, until=timedelta(seconds=2), **which)
         session.commit()
@@ -114,7 +117,7 @@ def test_a_job_that_a_transaction_held_locked_starts_when_that_ends(
     database: Engine, task: Any, by: str, end: str
 ) -> None:
     once = task.options(unique=Unique(on_conflict="return"))
-    with jobs.worker(), Session(database) as session:
+    with jobs.worker(clock=False), Session(database) as session:
         jobs.pause(session, "default")
         job = once.enqueue(session, n=1)
         session.commit()
@@ -143,7 +146,7 @@ def test_a_job_that_a_transaction_held_locked_starts_when_that_ends(
 @pytest.mark.parametrize("many", [False, True])
 def test_a_job_of_another_queue_that_a_unique_enqueue_held_locked_starts(database: Engine, many: bool) -> None:
     here, there = (shop.plain.options(unique=Unique(), queue=queue) for queue in ("default", "other"))
-    with jobs.worker(["other"]), Session(database) as session:
+    with jobs.worker(["other"], clock=False), Session(database) as session:
         jobs.pause(session, "other")
         there.enqueue(session, n=1)
         session.commit()
@@ -162,14 +165,14 @@ def test_a_job_of_another_queue_that_a_unique_enqueue_held_locked_starts(databas
 
 
 def test_what_follows_a_failure_starts(database: Engine) -> None:
-    with jobs.worker():
+    with jobs.worker(clock=False):
         enqueue(database, shop.failing, [{}])
         wait_until(lambda: states(database) == {"failed": 1, "succeeded": 1})
 
 
 @pytest.mark.parametrize("by", ["cancel", "delete"])
 def test_the_next_job_of_a_key_starts_once_the_one_that_waits_for_its_retry_is_gone(database: Engine, by: str) -> None:
-    with jobs.worker(), Session(database) as session:
+    with jobs.worker(clock=False), Session(database) as session:
         first = shop.ordered.enqueue(session, account=1, n=1, failures=5)
         shop.ordered.enqueue(session, account=1, n=2)
         session.commit()
@@ -190,7 +193,7 @@ def test_the_first_limit_of_all_holds_up_no_job(database: Engine) -> None:
     def work(n: int) -> None: ...
 
     plain.bind(database)
-    with plain.worker(), Session(database) as session:
+    with plain.worker(clock=False), Session(database) as session:
         enqueue(database, work, [{"n": n} for n in range(5)])
         wait_for_all(database)
         plain.set_limit(session, work, running=1)

@@ -76,7 +76,7 @@ def test_a_transactional_task_that_fails_leaves_nothing_but_its_runs(session: Se
 def test_a_retry_that_the_task_asks_for_fails_the_attempt_and_comes_after_its_delay(session: Session) -> None:
     one = shop.ask_again.enqueue(session, n=1, delay=60)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: outcomes(session, one.id)[:1] == ["retried"])
     waits = job(session, one.id).run_at - job(session, one.id).runs[0].finished_at
     session.execute(text("UPDATE sqla_jobs SET run_at = now(), state = 'queued' WHERE state = 'scheduled'"))
@@ -94,7 +94,7 @@ def test_a_retry_that_the_task_asks_for_fails_the_attempt_and_comes_after_its_de
 def test_a_snooze_gives_the_attempt_back_and_rolls_back(session: Session) -> None:
     one = shop.snooze_once.enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: job(session, one.id).state == "succeeded")
     assert outcomes(session, one.id) == ["snoozed", "succeeded"]
     first, last = job(session, one.id).runs
@@ -114,7 +114,7 @@ def test_each_queue_runs_as_many_jobs_at_once_as_it_was_given(session: Session) 
         session.rollback()
         return {row[0]: row[1] for row in session.execute(running)}
 
-    with jobs.worker({"mail": 2, "default": 3}):
+    with jobs.worker({"mail": 2, "default": 3}, clock=False):
         wait_until(lambda: now() == {"mail": 2, "default": 3})
         shop.gate.set()
         wait_until(lambda: states(session) == {"succeeded": 10, "queued": 1})
@@ -139,7 +139,7 @@ def test_a_job_of_a_transaction_that_commits_late_is_found_at_full_load(session:
         late.flush()
         shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(2000)))
         session.commit()
-        with jobs.worker(concurrency=4):
+        with jobs.worker(concurrency=4, clock=False):
             wait_until(lambda: states(session).get("succeeded", 0) > 500)
             late.commit()
             committed = time.monotonic()
@@ -162,7 +162,11 @@ def test_under_load_no_end_is_lost(session: Session, engine: Engine) -> None:
     session.commit()
     held_up = select(func.count()).select_from(text(WAITING_HERE))
     running = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True).limit(1200)
-    with Session(engine) as holder, Session(engine) as user, jobs.worker(lease=180.0):  # and so patient for 60 seconds
+    with (
+        Session(engine) as holder,
+        Session(engine) as user,
+        jobs.worker(lease=180.0, clock=False),
+    ):  # and so patient for 60 seconds
         holder.execute(select(func.pg_advisory_lock(42)))
         # a batch of ends, or the look for jobs to rescue, which inserts runs too
         wait_until(lambda: (holder.scalar(held_up) or 0) >= 1 and states(session) == {"running": 4000}, timeout=50)
@@ -199,7 +203,7 @@ def test_the_last_progress_is_stored_where_the_row_was_locked_when_it_was_report
     shop.first_has_reported.clear()
     first, second = (shop.report_when_told.enqueue(session, n=n) for n in (1, 2))
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: {job(session, one.id).state for one in (first, second)} == {"running"})
         with Session(database) as other:
             other.get_one(jobs.Job, first.id, with_for_update=True)
@@ -241,7 +245,7 @@ def test_hostile_jobs_end_in_a_recorded_outcome_and_the_worker_goes_on(session: 
 def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session) -> None:
     many = [shop.report.enqueue(session) for _ in range(6)]
     session.commit()
-    worker = jobs.worker(concurrency=2)
+    worker = jobs.worker(concurrency=2, clock=False)
     worker.start()
     wait_until(lambda: [job(session, one.id).progress for one in many].count(0.5) == 2)  # claimed is not started
     stopper = threading.Thread(target=worker.stop)
@@ -260,7 +264,7 @@ def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session
 def test_what_does_not_end_within_the_grace_is_lost_and_cannot_commit_any_more(session: Session) -> None:
     one = shop.write_and_wait.enqueue(session, n=1)
     session.commit()
-    worker = jobs.worker(grace=0.1)
+    worker = jobs.worker(grace=0.1, clock=False)
     worker.start()
     assert shop.begun.wait(20)
     worker.stop()
@@ -277,7 +281,7 @@ def test_a_job_that_was_taken_away_can_neither_commit_nor_record(session: Sessio
     one = shop.write_and_wait.enqueue(session, n=1)
     two = shop.wait.enqueue(session, n=2)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(session) == {"running": 2})
         session.execute(
             update(jobs.Job).values(state="succeeded", current_run_id=None, process_id=None, finished_at=func.now())
@@ -320,17 +324,17 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
 
     none = Jobs(Empty)
     with pytest.raises(ConfigurationError):
-        none.worker()
+        none.worker(clock=False)
     none.bind(engine)
     with pytest.raises(ConfigurationError):
-        none.worker().start()
+        none.worker(clock=False).start()
 
     @none.task
     def something() -> None:
         """Nothing."""
 
     with pytest.raises(ConfigurationError, match="create_all"):
-        none.worker().start()
+        none.worker(clock=False).start()
 
 
 @pytest.mark.parametrize(
@@ -346,13 +350,13 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
 )
 def test_options_of_a_worker_are_checked(session: Session, options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
-        jobs.worker(**options)
+        jobs.worker(**options, clock=False)
 
 
 def test_a_worker_ends_at_once_when_all_is_stored_and_is_not_started_again(session: Session) -> None:
     shop.mark.enqueue(session, n=1)
     session.commit()
-    worker, began = jobs.worker(), time.monotonic()
+    worker, began = jobs.worker(clock=False), time.monotonic()
     worker.drain()
     assert time.monotonic() - began < 8, "less than it spends on ends that cannot be stored"
     with pytest.raises(ConfigurationError):
@@ -362,7 +366,7 @@ def test_a_worker_ends_at_once_when_all_is_stored_and_is_not_started_again(sessi
 @pytest.mark.slow
 def test_a_worker_that_cannot_beat_stops_claiming(session: Session, engine: Engine) -> None:
     """Its row is held locked, so its beats wait; it may be dead to the others, and so takes on nothing new."""
-    with jobs.worker(heartbeat=0.1, lease=1.0), Session(engine) as user:
+    with jobs.worker(heartbeat=0.1, lease=1.0, clock=False), Session(engine) as user:
         user.execute(select(jobs.Process).with_for_update())
         before = time.monotonic()
         wait_until(lambda: time.monotonic() - before > 0.8)
@@ -443,7 +447,7 @@ def test_only_a_final_failure_is_an_error_in_the_log_and_has_its_traceback(
 @pytest.mark.slow
 def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Session, engine: Engine) -> None:
     """A bulk whose transaction stayed open while later jobs were claimed."""
-    with jobs.worker(concurrency=4), Session(engine) as late:
+    with jobs.worker(concurrency=4, clock=False), Session(engine) as late:
         shop.flaky.enqueue_many(late, ({"good_from": 1} for _ in range(2000)))
         before = time.monotonic()
         while time.monotonic() - before < 3:  # the floor trails by a second or two
@@ -457,7 +461,7 @@ def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Sessio
 def test_an_end_whose_run_id_is_taken_gets_another(session: Session) -> None:
     ended = shop.wait.enqueue(session, n=1)
     session.commit()
-    with jobs.worker():
+    with jobs.worker(clock=False):
         wait_until(lambda: states(session) == {"running": 1})
         run_id = job(session, ended.id).current_run_id
         foreign = "INSERT INTO sqla_runs (id, job_id, attempt, outcome) VALUES (:id, 0, 1, 'lost')"
@@ -474,7 +478,7 @@ def test_an_end_whose_run_id_is_taken_gets_another(session: Session) -> None:
 def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(session: Session) -> None:
     bad = shop.wait.enqueue(session, n=1)
     session.commit()
-    with jobs.worker(grace=1, heartbeat=0.2, lease=1.5):
+    with jobs.worker(grace=1, heartbeat=0.2, lease=1.5, clock=False):
         wait_until(lambda: states(session) == {"running": 1})
         refuse(session, f"OLD.id = {bad.id} AND NEW.state <> 'running'")
         shop.mark.enqueue_many(session, ({"n": n} for n in range(50)))
@@ -522,13 +526,13 @@ def test_an_outcome_the_server_refuses_is_recorded_as_a_failure_that_says_so(ses
 
 def test_sessions_in_autocommit_are_refused(session: Session, engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
-        jobs.worker(bind=engine.execution_options(isolation_level="AUTOCOMMIT")).start()
+        jobs.worker(bind=engine.execution_options(isolation_level="AUTOCOMMIT"), clock=False).start()
 
 
 @pytest.mark.slow
 def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session) -> None:
     sent: list[float] = []
-    with jobs.worker():
+    with jobs.worker(clock=False):
 
         @event.listens_for(Engine, "before_cursor_execute")
         def counted(*args: Any) -> None:

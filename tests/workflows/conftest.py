@@ -16,6 +16,6 @@ from tests.shop import jobs
 def worker(database: Engine) -> Iterator[Worker]:
     """A worker of this process."""
     shop.gate.clear()
-    with jobs.worker(concurrency=4, bind=database) as worker:
+    with jobs.worker(concurrency=4, bind=database, clock=False) as worker:
         yield worker
         shop.gate.set()

@@ -56,7 +56,7 @@ def test_a_worker_killed_at_any_statement_of_a_resolve_leaves_the_rest_to_others
     """Within a transaction, before its commit, and between two of them: the third statement is the first commit."""
     process = dying(database_url, "SIGKILL", statement)
     assert process.communicate(timeout=60)[0] == "now\n"
-    with shop.jobs.worker(bind=database, concurrency=4):
+    with shop.jobs.worker(bind=database, concurrency=4, clock=False):
         ends_as_it_should(database, graph)
 
 
@@ -68,7 +68,7 @@ def test_a_worker_suspended_in_the_middle_of_a_resolve_holds_up_its_graph_for_it
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "now\n"
-        with shop.jobs.worker(bind=database, concurrency=4):
+        with shop.jobs.worker(bind=database, concurrency=4, clock=False):
             other = shop.mark.options(after=shop.mark.enqueue(session, n=10)).enqueue(session, n=11)
             session.commit()
             wait_until(lambda: state(database, other.id) == "succeeded", timeout=10)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 
-from sqla_jobs import ArgumentsError, ConcurrencyLimit, Jobs, JobState, RunContext, Unique
+from sqla_jobs import ArgumentsError, AsyncRunContext, ConcurrencyLimit, Jobs, JobState, RunContext, Unique
 from sqla_jobs.testing import drain
 from tests import shop
 from tests.helpers import new_jobs, states, wait_until
@@ -146,7 +146,7 @@ def test_a_delay_counts_from_the_enqueue(session: Session, database: Engine, run
     later = shop.mark.options(after=first, delay=3600).enqueue(session, n=2)
     past = shop.mark.options(after=first, delay=0.01).enqueue(session, n=3)
     session.commit()
-    with jobs.worker(bind=database):
+    with jobs.worker(bind=database, clock=False):
         wait_until(lambda: states(session)[past.id] == "succeeded")
         wait_until(lambda: states(session)[later.id] == "scheduled")
 
@@ -171,8 +171,8 @@ def test_coroutine_tasks_before_and_after_others(own: Jobs[Any], session: Sessio
         return n
 
     @own.task(name="add")
-    async def add(session: AsyncSession, run: RunContext) -> int:
-        return sum(run.results(fetch))
+    async def add(session: AsyncSession, run: AsyncRunContext) -> int:
+        return sum(await run.results(fetch))
 
     @own.task(name="plain")
     def plain(run: RunContext) -> int:

@@ -24,7 +24,7 @@ def test_a_poll_finds_a_blocked_job_that_could_start(session: Session, database:
     session.flush()
     shop.mark.options(after=later).enqueue(session, n=3)
     session.commit()
-    with jobs.worker(bind=database, poll=0.2):
+    with jobs.worker(bind=database, poll=0.2, clock=False):
         time.sleep(8.5)  # four looks or more find nothing
         with database.begin() as connection, Session(connection, join_transaction_mode="create_savepoint") as joined:
             report = shop.mark.options(after=joined.merge(batch, load=False)).enqueue(joined, n=4)

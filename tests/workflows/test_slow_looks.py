@@ -39,7 +39,7 @@ def test_a_locked_job_does_not_wait_for_the_next_look(
     session.commit()
     with Session(database) as user:
         user.execute(text("SELECT FROM sqla_jobs WHERE id = :id FOR UPDATE"), {"id": second.id})
-        with shop.jobs.worker():
+        with shop.jobs.worker(clock=False):
             assert all(skips.acquire(timeout=20) for _ in range(3)), "two of looks, or of other tries"
             user.rollback()
             wait_until(lambda: states(session)[second.id] == "succeeded", timeout=6.0)
