@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from sqla_jobs.actions.rotation import Rotated, rotate
-from sqla_jobs.cli.application import audited, changing, in_each_shard, on_application
+from sqla_jobs.cli.application import actor_option, changing, in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import console
 from sqla_jobs.errors import JobsError
@@ -18,7 +18,7 @@ from sqla_jobs.rules.wording import plural
 
 @click.command("rotate-keys", cls=ApplicationCommand)
 @on_application
-@audited
+@actor_option
 @in_each_shard
 def rotate_keys(jobs: Jobs[Any], actor: str) -> None:
     """Encrypt with the first key what older keys have encrypted.

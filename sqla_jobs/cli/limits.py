@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSET, Target
-from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, shown
 from sqla_jobs.cli.selecting import check_queue
@@ -97,7 +97,7 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--per", type=float, metavar="SECONDS", help="The period of --rate, from 1 to 86400.")
 @click.option("--reason", default="", help="The reason, shown by `limits`.")
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
-@audited
+@actor_option
 def set_limit(
     jobs: Jobs[Any],
     actor: str,
@@ -125,7 +125,7 @@ def set_limit(
 @limit.command("clear", cls=ApplicationCommand)
 @on_application
 @_of_which
-@audited
+@actor_option
 def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> None:
     """Remove the override: the declared limit applies again, if there is one."""
     with changing(jobs, actor) as it:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print_table, shown
 from sqla_jobs.clock import sync_schedules
@@ -127,7 +127,7 @@ def _note(row: dict[str, Any]) -> str:
 @click.option(
     "--jitter", type=float, default=0.0, metavar="SECONDS", help="Delay each job by a random time up to this."
 )
-@audited
+@actor_option
 def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
     """Add a schedule: NAME enqueues TASK by the rule CRON, with arguments in a JSON object."""
     declaration = jobs.tasks[task]._declaration
@@ -151,7 +151,7 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
 @click.option("--catch-up", type=click.Choice([*CatchUp]), help="Which missed ticks to fire.")
 @click.option("--overlap", type=click.Choice([*Overlap]))
 @click.option("--jitter", type=float, metavar="SECONDS", help="Delay each job by a random time up to this.")
-@audited
+@actor_option
 def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, args: str | None, **given: Any) -> None:
     """Change what NAME enqueues, or when. Only `schedule sync --reset` restores the values that code declares."""
     values = {option: value for option, value in given.items() if value is not None}
@@ -177,7 +177,7 @@ def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, ar
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@audited
+@actor_option
 def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Enable NAME: it fires again, starting with its next tick."""
     with changing(jobs, actor) as it:
@@ -188,7 +188,7 @@ def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
 @on_application
 @click.argument("name")
 @click.option("--reason", help="The reason, shown by `schedule list`.")
-@audited
+@actor_option
 def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
     """Disable NAME: it does not fire again until `schedule enable`."""
     with changing(jobs, actor) as it:
@@ -198,7 +198,7 @@ def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@audited
+@actor_option
 def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Delete NAME, a schedule that an operator added. A declared schedule would come back: disable it instead."""
     with changing(jobs, actor) as it:
@@ -208,7 +208,7 @@ def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
 @schedule.command("run-now", cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@audited
+@actor_option
 def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Enqueue a job of NAME immediately, whatever its rule, and print the job's id."""
     jobs.tasks.load()

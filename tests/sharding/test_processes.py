@@ -174,7 +174,7 @@ def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.Tena
     assert remedy in run("doctor", APPLICATION, *named(urls)).stdout
     with Session(engine) as session:
         job_id = session.scalars(select(jobs.Job.id)).one()
-    assert remedy in run("why", str(job_id), "--app", APPLICATION, *named(urls), "--shard", "us").stdout
+    assert remedy in run("show", str(job_id), "--app", APPLICATION, *named(urls), "--shard", "us").stdout
     client = Client(create_wsgi(bound, authorize=allow_everyone))
     assert remedy in client.get("/us/").text
     assert remedy in client.get(f"/us/jobs/{job_id}").text

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from sqla_jobs import JobMixin, Jobs, RunContext
+from sqla_jobs import Changed, JobMixin, Jobs, RunContext
 from sqla_jobs.testing import (
     Databases,
     Drained,
@@ -167,7 +167,7 @@ async def coroutine_tasks(session: AsyncSession, run: RunContext, order: Order) 
     assert_type(await session.run_sync(jobs.enqueue, Wave("x")), TenantJob)
     count = await session.run_sync(fetch.enqueue_many, [{"url": "x"}])
     assert_type(count + count.skipped, int)
-    assert_type(await session.run_sync(jobs.cancel, 7), bool)
+    assert_type(await session.run_sync(jobs.cancel, 7), Changed)
 
 
 async def coroutine_tasks_without_a_job(
