@@ -40,7 +40,7 @@ def explain(error: BaseException) -> str:
             )
         return (
             f"the tables are not as this version needs them ({first_line}): "
-            "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
+            "`sqla-jobs migrate --check` names what differs; `sqla-jobs migrate` makes and upgrades them, or Alembic "
             f"history does, with `sqla-jobs migrate --revision` ({page('migrations')})"
         )
     state: str | None = getattr(cause_of(error), "sqlstate", None)

@@ -383,7 +383,7 @@ class TestAViewer:
 
     @pytest.mark.slow
     def test_looks_by_the_command_line(self, viewer: Engine) -> None:
-        commands = ("status", "list", "show 1", "show 2", "limits", "doctor", "schedule list", "list --error no")
+        commands = ("status", "list", "show 1", "show 2", "limit list", "doctor", "schedule list", "list --error no")
         for command in commands:
             result = CliRunner().invoke(main, [*command.split(), "--app", "tests.dashboard_shop:jobs"])
             assert result.exit_code == 0, result.output

@@ -231,7 +231,7 @@ class TestWhichApplication:
             assert json.loads(done.stdout) is not None
             assert done.stderr == "settings are read\ntasks are read\n"
 
-    @pytest.mark.parametrize("words", [["pause", "default"], ["check"]], ids=" ".join)
+    @pytest.mark.parametrize("words", [["pause", "default"], ["migrate", "--check"]], ids=" ".join)
     def test_a_standby_is_told_with_the_way_to_the_primary(
         self, command: Command, database_url: str, words: list[str]
     ) -> None:

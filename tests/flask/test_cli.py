@@ -206,7 +206,7 @@ def test_a_revision_joins_the_history_of_flask_migrate(migrated: Callable[..., s
     migrated("db", "migrate", "-m", "orders")
     migrated("db", "upgrade")
     migrated("db", "check")
-    migrated("jobs", "check")
+    migrated("jobs", "migrate", "--check")
 
 
 def test_the_way_of_the_docs_with_flask_migrate_works(migrated: Callable[..., str], tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_tables_change_while_workers_of_both_versions_work(
 
     new.sqla_jobs("migrate")
     shop.wait_for_effects(40)
-    assert f"version {LATEST}" in new.sqla_jobs("check")
+    assert f"version {LATEST}" in new.sqla_jobs("migrate", "--check")
 
     new_worker = new.worker("--processes", "2", "--queues", "default=8")
     shop.wait_for_workers(4)

@@ -9,7 +9,7 @@ import pytest
 PUBLIC = {
     "sqla_jobs": {
         *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
-        *("Retry", "Unique", "JobExists", "JobFailed", "JobUpdate"),
+        *("Changed", "Retry", "Unique", "JobExists", "JobFailed", "JobUpdate"),
         *("Task", "TaskDecorator", "TaskOptions", "Enqueue", "Enqueuer", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "BatchCounts", "BatchMixin", "ConfigurationError", "DeclarationError"),
         *("UnknownJob", "UnknownTask"),

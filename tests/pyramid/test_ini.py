@@ -109,7 +109,7 @@ def test_commands_show_and_change_its_jobs(run: Run) -> None:
 
 
 def test_commands_show_the_jobs_of_an_application_that_is_read_only_and_change_none(run: Run) -> None:
-    for command in (["show"], ["status"], ["doctor"], ["list"], ["limits"]):
+    for command in (["show"], ["status"], ["doctor"], ["list"], ["limit", "list"]):
         run(*command, "production.ini#doomed", *(["1"] if command == ["show"] else []))
     run("pause", "production.ini#doomed", "mail", code=1)
     assert "queued" in run("show", "production.ini", "1")

@@ -419,7 +419,14 @@ def visit_all_pages(engine: Engine) -> None:
 def run_all_commands(engine: Engine) -> None:
     with Session(engine) as session:
         ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
-    commands = [["status"], ["list"], ["list", "--limit", "10000"], ["doctor"], ["check"], ["schedule", "list"]]
+    commands = [
+        ["status"],
+        ["list"],
+        ["list", "--limit", "10000"],
+        ["doctor"],
+        ["migrate", "--check"],
+        ["schedule", "list"],
+    ]
     commands += [["show", str(job_id)] for job_id in ids[::60]]
     commands += [[*command, "--json"] for command in commands]
     commands += [["delete", "--ended-before", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
