@@ -209,7 +209,7 @@ WORK = (
             WHERE enabled AND task <> ALL(CAST(:known AS text[])) ORDER BY name LIMIT 20""",
         says="it enqueues jobs of task {task:.200}{next_at:moment|, next at }, which this application does not declare"
         "{task:did_you_mean}",
-        remedy="deploy the code that declares the task; or disable it: sqla-jobs schedule disable {cut:quote}",
+        remedy="deploy the code that declares the task; or disable it: sqla-jobs schedule set {cut:quote} --disable",
     ),
     Check(
         name="jobs of vanished processes",

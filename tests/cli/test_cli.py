@@ -59,10 +59,11 @@ REFUSED = [
     (["enqueue", "mark", "{}"], 2),
     (["enqueue", "mark", '{"n": 1}', "--queue", "defualt"], 1),
     (["enqueue", "no-such-task"], 1),
-    (["schedule", "add", "x", "mark", "@daily", "{}"], 2),
-    (["schedule", "add", "x", "mark", "@daily", '{"n": 1}', "--timezone", "Mars/Olympus"], 2),
-    (["schedule", "enable", "x"], 1),
-    (["schedule", "run-now", "x"], 1),
+    (["schedule", "set", "x", "--task", "mark", "--cron", "@daily"], 2),
+    (["schedule", "set", "x", "--task", "mark", "--cron", "@daily", "--args", '{"n": 1}', "--timezone", "Mars"], 2),
+    (["schedule", "set", "x", "--enable"], 1),
+    (["schedule", "set", "x", "--run"], 1),
+    (["schedule", "set", "declared", "--enable", "--reason", "r"], 2),
     (["schedule", "remove", "x"], 1),
     (["schedule", "remove", "declared"], 1),
     (["schedule", "set", "x", "--cron", "@daily"], 1),
@@ -84,7 +85,7 @@ REFUSED = [
     (["list", "--task", "\x00"], 2),
     (["list", "--arg", "x=1e999"], 2),
     (["list", "--limit", str(2**63)], 2),
-    (["schedule", "enable", "\x00"], 1),
+    (["schedule", "set", "\x00", "--enable"], 2),
     (["status", "--watch"], 2),  # without a terminal
 ]
 """Commands and their exit codes."""
@@ -513,9 +514,9 @@ class TestChanging:
         run("retry", str(failed[0]), "--actor", "ann")
         run("cancel", "--task", "misbehave", "--yes", "--actor", "ann")
         run("pause", "default", "--actor", "bob")
-        run("schedule", "add", "nightly", "mark", "@daily", '{"n": 1}', "--actor", "ann")
+        run("schedule", "set", "nightly", "--task", "mark", "--cron", "@daily", "--args", '{"n": 1}', "--actor", "ann")
         enqueued = run("enqueue", "mark", '{"n": 1}', "--actor", "ann").output.strip()
-        run("schedule", "run-now", "nightly")
+        run("schedule", "set", "nightly", "--run")
         lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
         *told, (actor, action, subject) = [tuple(line) for line in lines]
         assert told == [
@@ -619,15 +620,15 @@ class TestEnqueue:
 
     def test_the_schedule_commands_change_schedules(self, run: Run, session: Session, database: Engine) -> None:
         schedule = select(jobs.Schedule).execution_options(populate_existing=True)
-        run("schedule", "add", "nightly", "mark", "30 2 * * *", '{"n": 1}', "--timezone", "Europe/Paris")
+        rule = ["--task", "mark", "--cron", "30 2 * * *", "--timezone", "Europe/Paris"]
+        run("schedule", "set", "nightly", *rule, "--args", '{"n": 1}')
         one = session.scalars(schedule).one()
         assert (one.cron, one.timezone, one.args, one.declared) == ("30 2 * * *", "Europe/Paris", {"n": 1}, False)
-        run("schedule", "add", "nightly", "mark", "@daily", '{"n": 1}', code=1)
-        run("schedule", "disable", "nightly", "--reason", "month's end")
+        run("schedule", "set", "nightly", "--disable", "--reason", "month's end")
         assert "disabled: month's end" in run("schedule", "list").output
-        job = session.get_one(jobs.Job, int(run("schedule", "run-now", "nightly").output))
+        job = session.get_one(jobs.Job, int(run("schedule", "set", "nightly", "--run").output))
         assert (job.args, job.state, job.scheduled_for) == ({"n": 1}, "queued", None)
-        run("schedule", "enable", "nightly")
+        run("schedule", "set", "nightly", "--enable")
         assert json.loads(run("schedule", "list", "--json").stdout)[0]["disabled_reason"] is None
         session.rollback()
         assert session.scalars(schedule).one().enabled

@@ -32,7 +32,7 @@ WRONG = [
     ["migrate", "--config", "x"],
     ["dashboard", "--port", "70000"],
     ["enqueue", "mark", '{"n": 1}', "--priority", "11"],
-    ["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'],
+    ["schedule", "set", "x", "--task", "mark", "--cron", "61 * * * *", "--args", '{"n": 1}'],
 ]
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
