@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqla_jobs.actions.batches import BatchCounts
+    from sqla_jobs.actions.bulk_change import Changed
     from sqla_jobs.errors import (
         ArgumentsError,
         ConfigurationError,
@@ -37,6 +38,7 @@ __all__ = [
     "BatchCounts",
     "BatchMixin",
     "Cancel",
+    "Changed",
     "ConcurrencyLimit",
     "ConfigurationError",
     "DeclarationError",
@@ -66,6 +68,7 @@ _MODULES = {
     "Jobs": "jobs",
     "JobMixin": "models.columns",
     "BatchCounts": "actions.batches",
+    "Changed": "actions.bulk_change",
     "BatchMixin": "models.workflow_columns",
     "PARKED": "models.types",
     "JobState": "models.types",

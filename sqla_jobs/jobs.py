@@ -13,14 +13,15 @@ from sqlalchemy.orm import registry
 from sqla_jobs.actions import batches, limits, pausing, signals
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.batches import BatchCounts
-from sqla_jobs.actions.jobs import Cancel, Retry
+from sqla_jobs.actions.bulk_change import Change, Changed
+from sqla_jobs.actions.jobs import Alter, Cancel, Delete, Erase, Retry
 from sqla_jobs.actions.limits import UNSET
-from sqla_jobs.actions.pruning import prune_jobs
+from sqla_jobs.actions.selection import Selection, selected
 from sqla_jobs.binds import Bound
 from sqla_jobs.database.binding import Bind
 from sqla_jobs.database.notify import tell_of_jobs, tell_of_schedules
 from sqla_jobs.database.sharding import is_sharded
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
     AuditMixin,
     JobMixin,
@@ -37,7 +38,7 @@ from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.workflow_columns import BatchMixin, EdgeMixin, SignalMixin, StepMixin
 from sqla_jobs.rules.outcomes import RunOutcome
-from sqla_jobs.rules.value_checks import check_text
+from sqla_jobs.rules.value_checks import check_seconds, check_text
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.hooks import E, EventName, H, Hooks, M, S, W, event_names
@@ -372,52 +373,184 @@ class Jobs(Bound, Generic[J]):
         with session_at(session, "jobs.counts(session, batch)", batch) as own:
             return batches.count(own, self._models, batch)
 
-    @overload
-    def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool: ...
-    @overload
-    def cancel(self, session: AnySession, batch: BatchMixin, /, *, kill: bool = False) -> int: ...
-    def cancel(self, session: AnySession, job: J | int | BatchMixin, /, *, kill: bool = False) -> bool | int:
-        """Cancel a job once the caller commits: a waiting job ends as `cancelled`; a running job is asked to stop.
+    def select(
+        self,
+        *,
+        states: Sequence[str] = (),
+        tasks: Sequence[str] = (),
+        queues: Sequence[str] = (),
+        batch: BatchMixin | int | None = None,
+        args: Mapping[str, Any] | None = None,
+        results: Mapping[str, Any] | None = None,
+        error: str | None = None,
+        text: str | None = None,
+        created_before: datetime | timedelta | None = None,
+        created_after: datetime | timedelta | None = None,
+        ended_before: datetime | timedelta | None = None,
+        ended_after: datetime | timedelta | None = None,
+    ) -> Selection:
+        """Return a selection of all jobs that match everything that is given, for `where=` of the changes below.
 
-        - `job`: the job, or its id; or a batch. A number is always taken as the id of a job: to name a batch by
-          its id, load it with `session.get(jobs.Batch, id)`.
+        - `states`, `tasks`, `queues`: names, of which a job has to match one.
+        - `batch`: a batch that the database has, or its id.
+        - `args`, `results`: stored values by name, at any depth of the arguments or of a run's result.
+        - `error`: a part of the last run's error, in any case.
+        - `text`: a part of the arguments, headers, unique key or progress, or of a run's result or error.
+        - `created_before`, `created_after`, `ended_before`, `ended_after`: a datetime, or a timedelta before now.
+
+        Raises `ArgumentsError` for a value that no job can have.
+        """
+        batch_id = batch if isinstance(batch, int) or batch is None else batches.saved_id(batch)
+        return selected(
+            states=states,
+            tasks=tasks,
+            queues=queues,
+            batches=() if batch_id is None else (batch_id,),
+            args=args or {},
+            results=results or {},
+            error=error,
+            text=text,
+            before=created_before,
+            after=created_after,
+            ended_before=ended_before,
+            ended_after=ended_after,
+        )
+
+    def cancel(
+        self,
+        session: AnySession,
+        job: J | int | BatchMixin | None = None,
+        /,
+        *,
+        where: Selection | None = None,
+        kill: bool = False,
+    ) -> Changed:
+        """Cancel jobs once the caller commits: a waiting job ends as `cancelled`; a running job is asked to stop.
+
+        - `job`: a job, or its id; or a batch, which means its live jobs. A number is always taken as the id of a job.
+        - `where`: instead of `job`, a selection by `jobs.select(…)`. Jobs that somebody holds are left alone.
         - `kill`: True makes a command-line worker kill its child process if the job does not stop within `--kill-after`
           seconds. Other jobs running in that process lose an attempt.
 
-        Returns False if the job had already ended. For a batch, cancels all its live jobs, and returns their number.
+        Returns a `Changed`, which is false if no job was live.
 
         Raises `UnknownJob` if there is no such job.
         """
-        what = "batch" if isinstance(job, BatchMixin) else "job"
-        with self._changing_at(session, f"jobs.cancel(session, {what})", job) as it:
-            if isinstance(job, BatchMixin):
-                return batches.cancel(it, job, kill=kill)
-            return Cancel(kill=kill).one(it, job)
+        return self._change(session, "cancel", Cancel(kill=kill), job, where)
 
-    @overload
-    def retry(self, session: AnySession, job: J | int, /) -> bool: ...
-    @overload
-    def retry(self, session: AnySession, batch: BatchMixin, /) -> int: ...
-    def retry(self, session: AnySession, job: J | int | BatchMixin, /) -> bool | int:
-        """Once the caller commits, queue a job that has ended, or that waits for its time or for other jobs.
+    def retry(
+        self,
+        session: AnySession,
+        job: J | int | BatchMixin | None = None,
+        /,
+        *,
+        where: Selection | None = None,
+        over: timedelta | float | None = None,
+    ) -> Changed:
+        """Once the caller commits, queue jobs that have ended, or that wait for their time or for other jobs.
 
-        The job gets at least one more attempt. If it had ended, it waits again for the live jobs that it was enqueued
-        after. If other jobs were cancelled because this job had failed, they wait for it again.
+        Each gets at least one more attempt. If it had ended, it waits again for the live jobs that it was enqueued
+        after. If other jobs were cancelled because it had failed, they wait for it again.
 
-        - `job`: the job, or its id; or a batch. A number is always taken as the id of a job: to name a batch by
-          its id, load it with `session.get(jobs.Batch, id)`.
+        - `job`: a job, or its id; or a batch, which means its jobs that failed or that somebody cancelled. A number is
+          always taken as the id of a job.
+        - `where`: instead of `job`, a selection by `jobs.select(…)`. Without states, it means failed and cancelled
+          jobs. Jobs that somebody holds are left alone.
+        - `over`: a timedelta or seconds, over which the jobs become due, evenly, the oldest first.
 
-        Returns False if the job is queued or running. For a batch, retries all its jobs that failed or that somebody
-        cancelled, and returns their number.
+        Returns a `Changed`. Left alone are a job that is queued or running, one whose unique key another live job has,
+        and one whose arguments were erased.
 
-        Raises `UnknownJob` if there is no such job, and `JobsError` if another live job has its unique key, or its
-        arguments were erased.
+        Raises `UnknownJob` if there is no such job, and `ArgumentsError` for an `over` that is no time.
         """
-        what = "batch" if isinstance(job, BatchMixin) else "job"
-        with self._changing_at(session, f"jobs.retry(session, {what})", job) as it:
+        return self._change(session, "retry", Retry(over), job, where)
+
+    def move(
+        self,
+        session: AnySession,
+        job: J | int | BatchMixin | None = None,
+        /,
+        *,
+        where: Selection | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> Changed:
+        """Once the caller commits, move waiting jobs to the end of another queue, or of another priority.
+
+        - `job`, `where`: as for `cancel`.
+        - `queue`, `priority`: what is given changes. Priorities are from -10 to 10; lower runs first.
+
+        Returns a `Changed`. Only jobs that are scheduled or queued are moved.
+
+        Raises `UnknownJob` if there is no such job, and `ArgumentsError` for a wrong queue or priority.
+        """
+        return self._change(session, "move", Alter(queue, priority), job, where)
+
+    def reschedule(
+        self,
+        session: AnySession,
+        job: J | int | BatchMixin | None = None,
+        /,
+        *,
+        where: Selection | None = None,
+        delay: timedelta | float | None = None,
+        run_at: datetime | None = None,
+    ) -> Changed:
+        """Once the caller commits, let waiting jobs wait until another time.
+
+        - `job`, `where`: as for `cancel`.
+        - `delay`: a timedelta or seconds from now.
+        - `run_at`: instead of `delay`, a datetime with a time zone, or `PARKED`.
+
+        Returns a `Changed`. Only jobs that are scheduled or queued are rescheduled.
+
+        Raises `UnknownJob` if there is no such job, and `ArgumentsError` for a wrong time.
+        """
+        if (delay is None) == (run_at is None):
+            raise ArgumentsError("jobs.reschedule takes either delay= or run_at=: give one of them")
+        when = run_at if delay is None else timedelta(seconds=check_seconds("delay", delay))
+        return self._change(session, "reschedule", Alter(run_at=when), job, where)
+
+    def delete(
+        self, session: AnySession, job: J | int | BatchMixin | None = None, /, *, where: Selection | None = None
+    ) -> Changed:
+        """Delete jobs that are not running, with their runs, once the caller commits.
+
+        - `job`, `where`: as for `cancel`. `where=jobs.select(ended_before=timedelta(days=30))` prunes: it leaves alone
+          what a younger job of the same graph may need.
+
+        Returns a `Changed`. Left alone are running jobs, and jobs to which application rows refer, unless the foreign
+        key of those rows is ON DELETE CASCADE or SET NULL. Workers prune automatically.
+
+        Raises `UnknownJob` if there is no such job.
+        """
+        return self._change(session, "delete", Delete(), job, where)
+
+    def erase(
+        self, session: AnySession, job: J | int | BatchMixin | None = None, /, *, where: Selection | None = None
+    ) -> Changed:
+        """Erase the arguments, results and errors of ended jobs once the caller commits. The rows stay.
+
+        - `job`, `where`: as for `cancel`. `where=jobs.select(args={"customer": 17})` means one customer's jobs.
+
+        Returns a `Changed`. Its `left` has the jobs that have not ended: erase them later, or cancel them first.
+
+        Raises `UnknownJob` if there is no such job.
+        """
+        return self._change(session, "erase", Erase(), job, where)
+
+    def _change(
+        self, session: AnySession, name: str, change: Change, job: J | int | BatchMixin | None, where: Selection | None
+    ) -> Changed:
+        what = "where=…" if where else "batch" if isinstance(job, BatchMixin) else "job"
+        said = f"jobs.{name}(session, {what})"
+        if (job is None) == (where is None):
+            raise ArgumentsError(f"{job!r} is neither a job nor the id of one: write {said}, or where=jobs.select(…)")
+        with self._changing_at(session, said, job) as it:
             if isinstance(job, BatchMixin):
-                return batches.retry(it, job)
-            return Retry().one(it, job)
+                batch_id = batches.id_of(it.session, self._models, job)
+                return change.all(it, Selection(batches=(batch_id,)), waits=True)
+            return change.one(it, job) if job is not None else change.all(it, where or Selection())
 
     def signal(self, session: AnySession, job: J | int, name: str, payload: object = None, /) -> bool:
         """Send a signal to a job, as part of the session's transaction. The job receives it with `run.wait_for`.
@@ -540,20 +673,6 @@ class Jobs(Bound, Generic[J]):
         Raises `ArgumentsError` for an invalid number or target.
         """
         return limits.spend(self._binding(bind).engine, self._models, limits.target(self.tasks, which, key=key), number)
-
-    def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
-        """Delete old ended jobs with their runs, in the caller's transaction. Return the number of deleted jobs.
-
-        - `older_than`: the minimum time since the jobs ended, as a timedelta or in seconds.
-
-        Jobs that another session has locked are kept. If an application row refers to a job, the job is kept, too,
-        unless the row's foreign key is ON DELETE CASCADE or SET NULL. If the application itself has deleted a job, the
-        job's old runs are deleted, too. Workers prune automatically.
-
-        Raises `ConfigurationError` for an invalid length of time.
-        """
-        own = plain_session(session, "jobs.prune(session, older_than=…)")
-        return prune_jobs(own, self._models, older_than=older_than)
 
     def _changing(self, session: AnySession, said: str) -> Changing:
         return Changing(plain_session(session, said), self._models, self.tasks)

@@ -1,4 +1,4 @@
-"""Batches: the number of their jobs in each state, and changes to all jobs of a batch."""
+"""Batches: the number of their jobs in each state."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.bulk_change import Change, short_waits
-from sqla_jobs.actions.jobs import Cancel, Retry
 from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -20,7 +18,6 @@ from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import ENDED, LIVE
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.queries.batches import CountBatches
-from sqla_jobs.queries.change_jobs import hold_all
 from sqla_jobs.queries.edges import MarkDeleted
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.statement import SqlConnection
@@ -109,34 +106,12 @@ def id_of(session: Session, models: Models[Any], batch: object) -> int:
     return batch_id
 
 
-def cancel(it: Changing, batch: BatchMixin, *, kill: bool) -> int:
-    """Cancel all live jobs of the batch. Return their number."""
-    job = it.models.Job
-    return _change(it, batch, Cancel(kill=kill), job.state.in_(LIVE))
-
-
-def retry(it: Changing, batch: BatchMixin) -> int:
-    """Retry the batch's jobs that failed or that somebody cancelled. Return their number.
-
-    If a job was cancelled because a retried job had failed, it waits for the retried job again. So does a retried job
-    that was enqueued after one that is retried with it.
-    """
-    job = it.models.Job
-    return _change(it, batch, Retry(), job.state.in_(Retry.by_default), job.waits_for.is_(None))
-
-
-def _change(it: Changing, batch: BatchMixin, change: Change, *which: sa.ColumnElement[bool]) -> int:
-    """Lock the batch's jobs that meet the conditions, and apply the change to them. Wait for locked jobs."""
-    session, models, job = it.session, it.models, it.models.Job
-    batch_id = id_of(session, models, batch)
-    session.flush()
-    with short_waits(it, f"batch {batch_id} cannot be {change.past}"):
-        ids = hold_all(session, models, [job.batch_id == batch_id, *which])
-    number = change.apply(session, models, dict.fromkeys(ids, 0), [])
-    if number:
-        it.record(f"{change.name} batch", f"batch {batch_id}", changed=number, **change.details)
-        session.expire_all()
-    return number
+def saved_id(batch: BatchMixin) -> int:
+    """Return the id of a batch that the database has. Raises `ArgumentsError` for any other object."""
+    batch_id = id_in(None, batch) if isinstance(batch, BatchMixin) else None
+    if batch_id is None:
+        raise ArgumentsError(f"{batch!r:.60} is not a batch that the database has: flush the session first")
+    return batch_id
 
 
 def watch_deletions(models: Models[Any]) -> None:

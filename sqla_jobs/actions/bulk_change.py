@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -14,27 +14,27 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.selection import Selection
+from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
-from sqla_jobs.database.refusals import in_parts, warn
+from sqla_jobs.database.refusals import blames_a_row, in_parts, warn
 from sqla_jobs.database.sharding import known_row
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import JobState
-from sqla_jobs.queries.change_jobs import hold, update_jobs
+from sqla_jobs.queries.change_jobs import hold, hold_all, update_jobs
 from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.value_checks import check_id
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
+_NAMED = 5
+"""The number of ids of jobs left alone that a message names."""
 _PATIENCE = "1s"
 """The maximum wait for the lock on one job. A worker that claims the job holds this lock briefly."""
 _LOCK_NOT_AVAILABLE = "55P03"
-BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
-"""The reason for skipping a job if there is no other obstacle."""
-
 Conditions: TypeAlias = Sequence[sa.ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
 """The ids of the jobs to change, newest first, each with its number among all changed jobs: 0 for the oldest."""
@@ -42,17 +42,37 @@ States: TypeAlias = tuple[JobState, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """The progress of a change, up to the id `last`. Of the `seen` jobs, `changed` have been changed."""
+class Changed:
+    """How many jobs a change was meant for, and what became of them. It is true if any of them has been changed."""
 
     seen: int = 0
+    """The number of jobs that the change was meant for."""
     changed: int = 0
+    """The number of jobs that have been changed."""
+    left: tuple[int, ...] = ()
+    """The ids of the jobs left alone: their state forbids the change, somebody holds them, or something needs them."""
+
+    def __bool__(self) -> bool:
+        return self.changed > 0
+
+    def and_then(self, ids: Collection[int], changed: Collection[int]) -> Self:
+        """Return the result after `ids` have been looked at, too, of which `changed` have been changed."""
+        left = (*self.left, *sorted({*ids}.difference(changed)))
+        return replace(self, seen=self.seen + len(ids), changed=self.changed + len(changed), left=left)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Changed):
+    """The result of a change so far, which has looked at all jobs up to the id `last`."""
+
     last: int = -1
 
-    @property
-    def left_alone(self) -> int:
-        """The number of skipped jobs: locked, changed in the meantime, or held back by an obstacle."""
-        return self.seen - self.changed
+
+def left_alone(done: Changed) -> str:
+    """Return a text such as `12 left alone, first: 17, 19`; an empty text if there is none."""
+    number = done.seen - done.changed
+    first = ", ".join(map(str, done.left[:_NAMED]))
+    return f"{number:,} left alone, first: {first}" if number else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +96,10 @@ class Change:
     states: ClassVar[States]
     by_default: ClassVar[States]
     """The states that apply if a selection has no states."""
-    spares: ClassVar[States] = ()
-    """Selected jobs in these states are skipped. A message gives their number."""
     hides: ClassVar[tuple[str, ...]] = ()
     """Fields of the selection whose values the audit log must not store."""
-    left_because: ClassVar[str] = BUSY
-    """The text that covers every obstacle to this kind of change."""
-    otherwise: ClassVar[str] = BUSY
-    """The reason for skipping jobs without an obstacle."""
+    sees: ClassVar[States] = ()
+    """Selected jobs in these states count as left alone, although their state forbids the change."""
     removes: ClassVar[bool] = False
     """True if the change deletes the row. The audit log then keeps the job's task."""
 
@@ -96,42 +112,29 @@ class Change:
         """Return the columns that the change sets in each job."""
         return {}
 
-    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        """Change the chosen jobs that meet the conditions.
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> Sequence[int]:
+        """Change the chosen jobs that meet the conditions, and return their ids.
 
-        Return the number of changed jobs. Never wait for a locked row. The statement that locks the jobs checks the
-        conditions. A job that has been changed since the statement began is skipped.
+        Never wait for a locked row. The statement that locks the jobs checks the conditions. A job that has been
+        changed since the statement began is skipped.
         """
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
         return update_jobs(session, models, [*chosen], conditions, self.values(models, chosen))
 
-    def for_many(self, number: int) -> Change:
-        """Return the variant of this change for `number` jobs."""
+    def for_jobs(self, selection: Selection, number: int) -> Change:
+        """Return the variant of this change for a selection of `number` jobs."""
         return self
 
     @classmethod
-    def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
-        """Return the obstacle to changing one job, and the remedy; None if the reason is `BUSY`."""
-        return None
-
-    @classmethod
-    def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        """Return the obstacles to changing jobs, with their remedies, each with the number of jobs that it affects.
-
-        Only jobs that meet the conditions are counted. For all other jobs the reason is `otherwise`.
-        """
-        return []
-
-    @classmethod
-    def allowed(cls, models: Models[Any], *, named: bool) -> sa.ColumnElement[bool]:
-        """Return the condition under which a job allows the change. `named` is True if a person gave the job's id."""
+    def allowed(cls, models: Models[Any], selection: Selection) -> sa.ColumnElement[bool]:
+        """Return the condition under which a selected job allows the change."""
         is_allowed: sa.ColumnElement[bool] = models.Job.state.in_(cls.states)
         return is_allowed
 
     @classmethod
     def conditions(cls, models: Models[Any], selection: Selection) -> Conditions:
         """Return the conditions under which a job is selected and its state allows the change."""
-        return [*selection.where(models), cls.allowed(models, named=bool(selection.ids))]
+        return [*selection.where(models), cls.allowed(models, selection)]
 
     @classmethod
     def meant(cls, selection: Selection) -> Selection:
@@ -139,18 +142,11 @@ class Change:
         return selection if selection.ids or selection.states else replace(selection, states=cls.by_default)
 
     @classmethod
-    def count(
-        cls, session: Session, models: Models[Any], selection: Selection, *, spared: bool = False
-    ) -> dict[JobState, int]:
-        """Return the number of selected jobs in each state that allows the change.
-
-        With `spared`, count the jobs in the states `spares` instead.
-        """
-        states = cls.spares if spared else cls.states
-        allowed = models.Job.state.in_(states) if spared else cls.allowed(models, named=bool(selection.ids))
-        counted = sa.select(models.Job.state, sa.func.count()).where(*selection.where(models), allowed)
+    def count(cls, session: Session, models: Models[Any], selection: Selection) -> dict[JobState, int]:
+        """Return the number of selected jobs in each state that allows the change."""
+        counted = sa.select(models.Job.state, sa.func.count()).where(*cls.conditions(models, selection))
         found: dict[JobState, int] = {row[0]: row[1] for row in session.execute(counted.group_by(models.Job.state))}
-        return {state: found[state] for state in states if state in found}
+        return {state: found[state] for state in cls.states if state in found}
 
     @classmethod
     def preview(cls, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
@@ -164,52 +160,52 @@ class Change:
         counted = sa.select(*kinds, sa.func.count()).group_by(*kinds).order_by(some.day, sa.func.count().desc(), *kinds)
         return [Part(*row) for row in session.execute(counted, bind_arguments={"mapper": job})]
 
-    @classmethod
-    def refusal(cls, session: Session, models: Models[Any], job_id: int) -> str:
-        """Return the error message about one skipped job. The reason is read from the database after the change."""
-        state = session.scalar(sa.select(models.Job.state).where(models.Job.id == job_id))
-        if state is None:
-            why = "somebody has deleted it"
-        elif state not in cls.states:
-            why = f"it is {state}"
-        else:
-            why = cls.obstacle(session, models, job_id) or BUSY
-        return f"job {job_id} cannot be {cls.past}: {why}"
-
-    @classmethod
-    def causes(
-        cls, session: Session, models: Models[Any], selection: Selection, left_alone: int
-    ) -> list[tuple[int, str]]:
-        """Return the reasons for skipping jobs, each with the number of jobs.
-
-        Both are read from the database after the change.
-        """
-        found = cls.obstacles(session, models, cls.conditions(models, selection))
-        named = [(min(number, left_alone), said) for number, said in found if number]
-        busy = left_alone - sum(number for number, _ in named)
-        return [*named, (busy, cls.otherwise)] if busy > 0 else named
-
-    def one(self, it: Changing, job: JobMixin | int) -> bool:
-        """Change one job. Return False if its state forbids the change.
+    def one(self, it: Changing, job: JobMixin | int) -> Changed:
+        """Change one job, unless its state forbids it, or something needs the job as it is.
 
         Wait for the lock on the job, but at most a second if a person makes the change. Raises `UnknownJob`, and
-        `JobsError` for any other obstacle.
+        `JobsError` if somebody holds the job for longer.
         """
         session, models = it.session, it.models
-        job_id = id_of(session, job)
+        session.flush()  # errors about the caller's own rows are raised here, unchanged
+        job_id, done = id_of(session, job), list[int]()
         with short_waits(it, f"job {job_id} cannot be {self.past}"):
             held = hold(session, models, job_id)
             if held is None:
                 raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-            changed = self.apply(session, models, {job_id: 0}, self.conditions(models, Selection(ids=(job_id,))))
-        if changed:
+            try:
+                with savepoint(session, models.Job):
+                    done += self.apply(session, models, {job_id: 0}, self.conditions(models, Selection(ids=(job_id,))))
+            except Exception as error:
+                if not blames_a_row(error):
+                    raise
+                warn(self.name, "job", job_id, error)
+        if done:
             it.record(self.name, f"job {job_id}", **self.details, **({"task": held.task} if self.removes else {}))
-        elif session.scalar(sa.select(models.Job.id).where(models.Job.id == job_id, self.allowed(models, named=True))):
-            raise JobsError(self.refusal(session, models, job_id))
         known = known_row(session, models.Job, job_id)
-        if known is not None and (names := [*self.values(models, {})]):
-            session.refresh(known, names)
-        return bool(changed)
+        if known is not None and not (done and self.removes):
+            session.refresh(known)
+        return Changed().and_then([job_id], done)
+
+    def all(self, it: Changing, selection: Selection, *, waits: bool = False) -> Changed:
+        """Change the selected jobs in the caller's transaction.
+
+        With `waits`, wait for jobs that somebody holds; by default, leave them alone.
+        """
+        session, models, job = it.session, it.models, it.models.Job
+        session.flush()
+        meant = self.meant(selection)
+        done = Progress()
+        with short_waits(it, f"the jobs cannot be {self.past}"):
+            if waits:
+                hold_all(session, models, self.conditions(models, meant))
+            change = self.for_jobs(meant, sum(self.count(session, models, meant).values()))
+            for progress in change.in_batches(lambda: nullcontext(it), meant):
+                done = progress
+        if done:
+            for row in [row for row in session if isinstance(row, job) and row not in session.new]:
+                session.expire(row)
+        return Changed(done.seen, done.changed, done.left)
 
     def in_batches(
         self,
@@ -242,21 +238,22 @@ class Change:
         """Change up to `size` more of the selected jobs, continuing after `done` and stopping at id `until`."""
         session, models, job = it.session, it.models, it.models.Job
         conditions = self.conditions(models, selection)
-        wanted = sa.select(job.id).where(*conditions, job.id > done.last, job.id <= until)
+        seen = [*selection.where(models), sa.or_(self.allowed(models, selection), job.state.in_(self.sees))]
+        wanted = sa.select(job.id).where(*seen, job.id > done.last, job.id <= until)
         ids = session.scalars(wanted.order_by(job.id).limit(size)).all()
         places = {job_id: place for place, job_id in enumerate(ids, done.changed)}
 
-        def step(part: Sequence[int]) -> int:
-            with session.begin_nested():
+        def step(part: Sequence[int]) -> Sequence[int]:
+            with savepoint(session, job):
                 return self.apply(session, models, {job_id: places[job_id] for job_id in part}, conditions)
 
         # among rivals for one unique key, the newest job comes first
-        changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
+        changed = [one for part in in_parts(ids[::-1], step, partial(warn, self.name, "job")) for one in part]
         last = ids[-1] if len(ids) == size else until
         if changed:
-            said = {"changed": changed, "up_to": last, **self._chosen(selection, it.tasks), **self.details}
-            it.record(f"{self.name} many", plural(changed, "job"), **said)
-        return Progress(done.seen + len(ids), done.changed + changed, last)
+            details = {"changed": len(changed), "up_to": last, **self._chosen(selection, it.tasks), **self.details}
+            it.record(f"{self.name} many", plural(len(changed), "job"), **details)
+        return replace(done.and_then(ids, changed), last=last)
 
     def _chosen(self, selection: Selection, tasks: Tasks[Any]) -> dict[str, Any]:
         """Return the selection for the audit log, without `args` and `results` if a name in them is sensitive."""
@@ -280,7 +277,7 @@ def short_waits(it: Changing, impossible: str) -> Generator[None]:
     except DBAPIError as error:
         if it.actor is None or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise
-        raise JobsError(f"{impossible}: {BUSY}") from error
+        raise JobsError(f"{impossible}: somebody holds it; try again") from error
 
 
 def id_of(session: Session, job: JobMixin | int) -> int:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from psycopg.errors import UniqueViolation
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.bulk_change import BUSY, Change, Chosen, Conditions, States, id_of
-from sqla_jobs.database.commits import savepoint
+from sqla_jobs.actions.bulk_change import Change, Chosen, Conditions, States
+from sqla_jobs.actions.selection import Selection, seconds_since
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import BLOCKED
-from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, MOST_ATTEMPTS, NOT_RUNNING, PARKED, WAITING, JobState
 from sqla_jobs.queries import change_jobs
-from sqla_jobs.queries.delete_jobs import Reference, Removal
+from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.edges import revive
 from sqla_jobs.queries.erasing import has_arguments
 from sqla_jobs.queries.expressions import is_of_job, seconds
@@ -57,9 +54,9 @@ class Cancel(Change):
         return {**({"kill": True} if self.kill else {}), **({"reason": self.reason} if self.reason is not None else {})}
 
     @classmethod
-    def allowed(cls, models: Models[Any], *, named: bool) -> sa.ColumnElement[bool]:
-        is_live = models.Job.state.in_(cls.states)
-        return sa.or_(is_live, keeps_others_waiting(models)) if named else is_live
+    def allowed(cls, models: Models[Any], selection: Selection) -> sa.ColumnElement[bool]:
+        is_live: sa.ColumnElement[bool] = models.Job.state.in_(cls.states)
+        return sa.or_(is_live, keeps_others_waiting(models)) if selection.ids else is_live
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
         job = models.Job
@@ -76,10 +73,6 @@ class Cancel(Change):
         }
 
 
-_ERASED = "its arguments were erased; enqueue a new job instead"
-_WAIT = "has its unique key; wait for that one, or cancel it"
-
-
 @dataclass(frozen=True, slots=True)
 class Retry(Change):
     """Retry: an ended, waiting or blocked job is queued immediately, with at least one attempt left.
@@ -91,16 +84,14 @@ class Retry(Change):
 
     `over` is a timedelta or a number of seconds. If it is given, the `number` jobs become due one by one, oldest first,
     evenly spread over that time from now. Of several jobs with the same unique key, only the newest is retried. A job
-    whose key belongs to a live job is not retried, and neither is an erased job. Raises `ArgumentsError`.
+    whose key belongs to a live job is left alone, and so is an erased job. Of a batch, the jobs that were cancelled
+    because another job had failed come back with that one. Raises `ArgumentsError`.
     """
 
     name: ClassVar[str] = "retry"
     past: ClassVar[str] = "retried"
     states: ClassVar[States] = (*ENDED, JobState.scheduled, JobState.blocked)
     by_default: ClassVar[States] = (JobState.failed, JobState.cancelled)
-    left_because: ClassVar[str] = (
-        f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}"
-    )
     over: timedelta | float | None = None
     number: int = 1
 
@@ -112,8 +103,14 @@ class Retry(Change):
     def details(self) -> dict[str, Any]:
         return {} if self.over is None else {"over": str(timedelta(seconds=check_seconds("over", self.over)))}
 
-    def for_many(self, number: int) -> Change:
+    def for_jobs(self, selection: Selection, number: int) -> Change:
         return replace(self, number=number)
+
+    @classmethod
+    def allowed(cls, models: Models[Any], selection: Selection) -> sa.ColumnElement[bool]:
+        job = models.Job
+        is_allowed: sa.ColumnElement[bool] = job.state.in_(cls.states)
+        return is_allowed & job.waits_for.is_(None) if selection.batches and not selection.ids else is_allowed
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
         job, run = models.Job, models.Run
@@ -141,7 +138,7 @@ class Retry(Change):
         place = min(chosen.values(), default=0) - 1 + change_jobs.place(models)
         return queued | {"state": "scheduled", "run_at": sa.func.clock_timestamp() + seconds(place * step)}
 
-    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> Sequence[int]:
         job, other = models.Job, aliased(models.Job)
         has_rival = sa.select(other.id).where(
             other.unique_key == job.unique_key,
@@ -162,143 +159,90 @@ class Retry(Change):
             if number:
                 after_commit(session, models.Job, models.channel, BLOCKED)
             for job_id in erased:
-                log.warning("job %d, which would wait for a retried job again, stays cancelled: %s", job_id, _ERASED)
+                log.warning("job %d, which would wait for a retried job again, stays cancelled: it is erased", job_id)
         return changed
 
-    def one(self, it: Changing, job: JobMixin | int) -> bool:
-        it.session.flush()  # errors about the caller's own rows are raised here, unchanged
-        try:
-            with savepoint(it.session, it.models.Job):
-                return Change.one(self, it, job)
-        except IntegrityError as error:  # another job with the key has been committed meanwhile
-            if not isinstance(error.orig, UniqueViolation):
-                raise
-            raise JobsError(f"job {id_of(it.session, job)} cannot be retried: another live job {_WAIT}") from error
-
-    @classmethod
-    def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
-        job, other = models.Job, aliased(models.Job)
-        if session.scalar(sa.select(job.id).where(job.id == job_id, ~has_arguments(models.Job.args))) is not None:
-            return _ERASED
-        rivals = sa.select(other.id).join(job, job.unique_key == other.unique_key)
-        rival = session.scalar(rivals.where(job.id == job_id, other.id != job_id, other.state.in_(LIVE)))
-        return None if rival is None else f"live job {rival} {_WAIT}"
-
-    @classmethod
-    def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        job, other = models.Job, aliased(models.Job)
-        rival = sa.select(other.id).where(other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
-        reasons = {
-            _ERASED: ~has_arguments(models.Job.args),
-            f"a live job {_WAIT}": has_arguments(models.Job.args) & rival.exists(),
-        }
-        return [
-            (session.scalar(sa.select(sa.func.count()).select_from(job).where(*conditions, is_so)) or 0, said)
-            for said, is_so in reasons.items()
-        ]
-
 
 @dataclass(frozen=True, slots=True)
-class Move(Change):
-    """Move: a waiting job goes to the end of another queue, or of another priority in its queue.
+class Alter(Change):
+    """Change: a waiting job goes to the end of another queue or priority, or waits until another time.
 
-    A job of an ordered key keeps its position in that order, whatever its queue and priority. Raises `ArgumentsError`.
+    `to` is the name of a queue. `run_at` is a datetime with a time zone, or a timedelta from now. A job of an ordered
+    key keeps its position in that order, whatever its queue and priority. Raises `ArgumentsError`.
     """
 
-    name: ClassVar[str] = "move"
-    past: ClassVar[str] = "moved"
+    name: ClassVar[str] = "change"
+    past: ClassVar[str] = "changed"
     states: ClassVar[States] = WAITING
     by_default: ClassVar[States] = WAITING
-    queue: str | None = None
+    to: str | None = None
     priority: int | None = None
+    run_at: datetime | timedelta | None = None
 
     def __post_init__(self) -> None:
-        if not self.details:
-            raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
-        check_common(self.details)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        given = {"queue": self.queue, "priority": self.priority}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
-        job = models.Job
-        position = sa.case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
-        return {**self.details, "position": position}
-
-
-@dataclass(frozen=True, slots=True)
-class Reschedule(Change):
-    """Reschedule: a waiting job waits until `run_at`, a datetime with a time zone or a timedelta from now.
-
-    Raises `ArgumentsError`.
-    """
-
-    name: ClassVar[str] = "reschedule"
-    past: ClassVar[str] = "rescheduled"
-    states: ClassVar[States] = WAITING
-    by_default: ClassVar[States] = WAITING
-    run_at: datetime | timedelta
-
-    def __post_init__(self) -> None:
+        if not (self._place or self.run_at is not None):
+            raise ArgumentsError("nothing to change is given: give a queue, a priority or a time")
+        check_common(self._place)
         if isinstance(self.run_at, timedelta):
             check_seconds("run_at", self.run_at)
-        elif self.run_at.utcoffset() is None:
+        elif self.run_at is not None and self.run_at.utcoffset() is None:
             raise ArgumentsError(f"run_at must be a datetime with a time zone, got {self.run_at!r}")
-        elif self.run_at != PARKED:
+        elif self.run_at is not None and self.run_at != PARKED:
             check_moment("run_at", self.run_at)
 
     @property
+    def _place(self) -> dict[str, Any]:
+        given = {"queue": self.to, "priority": self.priority}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
     def details(self) -> dict[str, Any]:
-        return {"run_at": f"in {self.run_at}" if isinstance(self.run_at, timedelta) else self.run_at.isoformat()}
+        if self.run_at is None:
+            return self._place
+        run_at = f"in {self.run_at}" if isinstance(self.run_at, timedelta) else self.run_at.isoformat()
+        return {**self._place, "run_at": run_at}
 
     def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
-        is_from_now = isinstance(self.run_at, timedelta)
-        return {"state": "scheduled", "run_at": sa.func.clock_timestamp() + self.run_at if is_from_now else self.run_at}
+        job, values = models.Job, self._place
+        if values:
+            at_the_end = sa.case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
+            values["position"] = at_the_end
+        if self.run_at is not None:
+            is_from_now = isinstance(self.run_at, timedelta)
+            values["state"] = "scheduled"
+            values["run_at"] = sa.func.clock_timestamp() + self.run_at if is_from_now else self.run_at
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class Delete(Change):
-    """Delete: a job that is not running is deleted with its runs, unless application rows refer to it."""
+    """Delete: a job that is not running is deleted with its runs, unless application rows refer to it.
+
+    Of jobs selected by the time of their end, only those are deleted that the pruning of workers would delete at that
+    age: a job stays as long as a job of its graph has not ended, or not long enough ago.
+    """
 
     name: ClassVar[str] = "delete"
     past: ClassVar[str] = "deleted"
     states: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
-    left_because: ClassVar[str] = f"rows of the application refer to it, or {BUSY}"
     removes: ClassVar[bool] = True
+    ended: States = ENDED
+    ended_before: datetime | timedelta | None = None
 
-    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+    def for_jobs(self, selection: Selection, number: int) -> Change:
+        return replace(self, ended=selection.states or ENDED, ended_before=selection.ended_before)
+
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> Sequence[int]:
         removal = Removal(models)
         after_commit(session, models.Job, models.channel, "")  # the next jobs of the same keys may start
-        return removal.remove(session, [*chosen], conditions, removal.references(session))
-
-    @classmethod
-    def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
-        return " ".join(map(_kept_by, Removal(models).referring(session, job_id))) or None
-
-    @classmethod
-    def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
-        return [(number, _kept_by(key)) for key, number in Removal(models).kept(session, conditions)]
-
-
-@dataclass(frozen=True, slots=True)
-class Prune(Delete):
-    """Prune: like `Delete`, but keeps the graphs in which not all jobs are old enough by one of the rules."""
-
-    otherwise: ClassVar[str] = f"a job of their graph has not ended, or not long enough ago, or {BUSY}"
-    rules: tuple[Rule, ...] = ()
-
-    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        removal, graphs = Removal(models), Graphs(models, self.rules)
-        after_commit(session, models.Job, models.channel, "")
+        references = removal.references(session)
+        if self.ended_before is None:
+            return removal.remove(session, [*chosen], conditions, references)
+        age = seconds_since(session, models, self.ended_before)
+        graphs = Graphs(models, [Rule(state, age, for_all=True) for state in self.ended])
         ids = [job_id for job_id in graphs.whole(session, [*chosen]) if job_id in chosen]
-        return removal.prune(session, ids, conditions, removal.references(session), graphs)
-
-
-def _kept_by(key: Reference) -> str:
-    return f"kept by rows of {key}. {key.remedy}"
+        return removal.prune(session, ids, [*conditions, removal.keeps_none_waiting()], references, graphs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +252,9 @@ class Erase(Change):
     name: ClassVar[str] = "erase"
     past: ClassVar[str] = "erased"
     states: ClassVar[States] = ENDED
-    by_default: ClassVar[States] = ENDED
-    spares: ClassVar[States] = LIVE
-    hides: ClassVar[tuple[str, ...]] = ("args", "results", "error", "unique_keys")
+    by_default: ClassVar[States] = ()  # live jobs that are selected count as left alone
+    sees: ClassVar[States] = LIVE
+    hides: ClassVar[tuple[str, ...]] = ("args", "results", "error", "text", "unique_keys")
 
-    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> Sequence[int]:
         return change_jobs.erase(session, models, [*chosen], conditions)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from operator import sub
 from typing import Any, NamedTuple, Protocol
@@ -13,16 +12,12 @@ from typing import Any, NamedTuple, Protocol
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import savepoint
-from sqla_jobs.database.refusals import in_parts, warn
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.database.refusals import in_parts
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import Place, Removal
 from sqla_jobs.queries.graphs import Graphs, find_empty_batches, is_alone, remove_batches
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
-from sqla_jobs.rules.value_checks import check_seconds
 
 BATCH = 1000
 LOOKED_AT = 10_000
@@ -89,7 +84,7 @@ class LoneJobs:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = [is_alone(self.removal.models), self.removal.keeps_none_waiting()]
-        return self.removal.prune(session, ids, conditions, self.references, self.graphs, are_alone=True)
+        return len(self.removal.prune(session, ids, conditions, self.references, self.graphs, are_alone=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ class SomeJobs:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = [self.removal.keeps_none_waiting()]
-        return self.removal.prune(session, ids, conditions, self.references, self.graphs)
+        return len(self.removal.prune(session, ids, conditions, self.references, self.graphs))
 
 
 def old_jobs(
@@ -148,7 +143,7 @@ class OwnJobs:
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = [self.removal.keeps_none_waiting()]
-        return self.removal.prune(session, ids, conditions, self.references, self.graphs)
+        return len(self.removal.prune(session, ids, conditions, self.references, self.graphs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,27 +229,3 @@ def prune(
         yield gone, cursor
         if cursor is None:
             return
-
-
-def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
-    """Delete the jobs that ended over `older_than` ago, with their runs, in the caller's transaction.
-
-    Return the number of deleted jobs. Locked jobs, and jobs to which application rows refer, stay. If the
-    application itself has deleted a job, its runs of that age are deleted, too.
-    """
-    seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
-    references = removal.references(session)
-
-    @contextmanager
-    def part() -> Generator[Session]:
-        with savepoint(session, models.Job):
-            yield session
-
-    def gone(old: Old) -> int:
-        return sum(count for count, _ in prune(old, part, partial(warn, "delete", old.name)))
-
-    rules = [Rule(state, seconds, for_all=True) for state in ENDED]
-    graphs = Graphs(models, rules)
-    jobs = sum(gone(old) for rule in rules for old in old_jobs(removal, graphs, rule, references) if old is not None)
-    gone(OrphanedRuns(Leftovers(models), seconds))
-    return jobs

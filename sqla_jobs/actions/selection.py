@@ -1,22 +1,23 @@
-"""A person's selection of jobs."""
+"""The selection of jobs by what is known of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import Session, aliased
 
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.json_search import holds
 from sqla_jobs.rules.redaction import HIDDEN
-from sqla_jobs.rules.value_checks import check_id, check_json, check_text
+from sqla_jobs.rules.value_checks import check_id, check_json, check_text, read_id, read_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,8 @@ class Selection:
     A tuple matches any of its members, and an empty tuple matches any value. `args` and `results` map names to stored
     values. They match at any depth of the arguments, or of one run's result, even within arrays. `unsearched` maps a
     task to those of its arguments that are not searched. `error` is a part of the error of a job's last run, matched
-    case-insensitively. `before` and `after` restrict `created_at`, and `ended_before` and `ended_after` restrict
+    case-insensitively, and `text` is a part of its arguments, headers, unique key, progress, or of a run's result or
+    error. `before` and `after` restrict `created_at`, and `ended_before` and `ended_after` restrict
     `finished_at`; each is a datetime, or a timedelta before now. Jobs of the tasks in `not_tasks` never match. Raises
     `ArgumentsError` for an invalid value.
     """
@@ -38,6 +40,7 @@ class Selection:
     args: Mapping[str, Any] = field(default_factory=dict[str, Any])
     results: Mapping[str, Any] = field(default_factory=dict[str, Any])
     error: str | None = None
+    text: str | None = None
     before: datetime | timedelta | None = None
     after: datetime | timedelta | None = None
     ended_before: datetime | timedelta | None = None
@@ -49,7 +52,13 @@ class Selection:
     unsearched: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
 
     def __post_init__(self) -> None:
-        named = {"task": self.tasks, "queue": self.queues, "key": self.unique_keys, "error": (self.error or "",)}
+        named = {
+            "task": self.tasks,
+            "queue": self.queues,
+            "key": self.unique_keys,
+            "error": (self.error or "",),
+            "text": (self.text or "",),
+        }
         for name, texts in named.items():
             for text in texts:
                 check_text(name, text)
@@ -97,6 +106,8 @@ class Selection:
             found.append(_has_result(models, self.results))
         if self.error is not None:
             found.append(_last_error_contains(models, self.error))
+        if self.text is not None:
+            found.append(_mentions(models, self.text, self.unsearched))
         if self.before is not None:
             found.append(job.created_at < by_server(self.before))
         if self.after is not None:
@@ -109,17 +120,104 @@ class Selection:
 
 
 _RESTRICTIONS = ("not_tasks", "unsearched")
+_NOTHING = Selection()
 
 
-def searching(sensitive: Callable[[], Mapping[str, Collection[str]]], **given: Any) -> Selection:
-    """Return a `Selection` of a person, which searches no sensitive arguments: a search could guess them.
+def selected(**given: Any) -> Selection:
+    """Return a `Selection` of the given fields. Raises `ArgumentsError` for a value that no job can have."""
+    for name in ("states", "tasks", "queues"):
+        if isinstance(given[name], str):
+            raise ArgumentsError(f"{name} must be a list, such as [{given[name]!r:.60}], got {given[name]!r:.60}")
+    if wrong := {*given["states"]} - {*JobState}:
+        raise ArgumentsError(f"states={min(wrong, key=str)!r:.60}: one of {', '.join(JobState)}")
+    for name in ("before", "after", "ended_before", "ended_after"):
+        if isinstance(given[name], datetime) and given[name].utcoffset() is None:
+            raise ArgumentsError(f"{name} must be a datetime with a time zone, or a timedelta, got {given[name]!r}")
+    found: dict[str, Any] = {name: tuple(given[name]) for name in ("tasks", "queues")}
+    found["states"] = tuple(map(JobState, given["states"]))
+    return Selection(**given | found)
 
-    A result or a unique key may hold one, so a search by these leaves out whole tasks. `sensitive` returns the
-    arguments by task. It is called only if the selection searches for values, since it loads all tasks.
+
+class Filter(NamedTuple):
+    """A field of a `Selection` that people give as text, as an option of a command or in an address."""
+
+    name: str
+    """Its name in an address. That of the option has `-` in place of `_`."""
+    field: str
+    help: str
+    read: Callable[[str, str], Any]
+    metavar: str | None = "TEXT"
+    choices: tuple[str, ...] = ()
+
+
+def read_selection(
+    sensitive: Callable[[], Mapping[str, Collection[str]]], given: Mapping[str, Sequence[str]]
+) -> Selection:
+    """Return the selection that a person gives, each filter with its texts. Raises `ArgumentsError` for invalid ones.
+
+    It searches no sensitive arguments: a search could guess them. A result or a unique key may hold one, so a search by
+    these leaves out whole tasks. `sensitive` returns the arguments by task. It is called only if the selection searches
+    for values, since it loads all tasks.
     """
-    by_args, may_repeat = given.get("args"), given.get("results") or given.get("unique_keys")
+    found: dict[str, Any] = {}
+    for one in FILTERS:
+        values = [one.read(one.name, text.strip()) for text in given.get(one.name, ()) if text.strip()]
+        if not values:
+            continue
+        if one.read is _read_pairs:
+            found[one.field] = {name: value for pairs in values for name, value in pairs.items()}
+        else:
+            found[one.field] = tuple(values) if isinstance(getattr(_NOTHING, one.field), tuple) else values[-1]
+    by_args, may_repeat = found.keys() & {"args", "text"}, found.keys() & {"results", "unique_keys"}
     hidden = sensitive() if by_args or may_repeat else {}
-    return Selection(**given, unsearched=hidden if by_args else {}, not_tasks=tuple(hidden) if may_repeat else ())
+    return Selection(**found, unsearched=hidden if by_args else {}, not_tasks=tuple(hidden) if may_repeat else ())
+
+
+def _read_state(name: str, text: str) -> JobState:
+    if text not in list(JobState):
+        raise ArgumentsError(f"{name}={text!r:.40}: one of {', '.join(JobState)}")
+    return JobState(text)
+
+
+def _read_id(name: str, text: str) -> int:
+    try:
+        return read_id(text)
+    except ValueError:
+        raise ArgumentsError(f"{name} must be an integer, got {text!r:.40}") from None
+
+
+def _read_pairs(name: str, text: str) -> dict[str, Any]:
+    """Parse `order=17`, with a value that is JSON or else plain text; or a JSON object."""
+    pairs: Any = None
+    if text.startswith("{"):
+        pairs = read_value(text)
+    elif "=" in text:
+        key, _, value = text.partition("=")
+        pairs = {key.strip(): read_value(value.strip())}
+    if not isinstance(pairs, dict):
+        raise ArgumentsError(
+            f'{name}={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
+        )
+    return cast("dict[str, Any]", pairs)
+
+
+FILTERS = (
+    Filter("state", "states", "A state; repeatable.", _read_state, None, (*JobState,)),
+    Filter("task", "tasks", "The name of a task; repeatable.", check_text),
+    Filter("queue", "queues", "The name of a queue; repeatable.", check_text),
+    Filter("batch", "batches", "The id of a batch; repeatable.", _read_id, "ID"),
+    Filter("schedule", "schedules", "The id of a schedule; repeatable.", _read_id, "ID"),
+    Filter("key", "unique_keys", "A unique key; repeatable.", check_text),
+    Filter("arg", "args", "A stored argument, at any depth or in an array; repeatable.", _read_pairs, "NAME=VALUE"),
+    Filter("result", "results", "A value in the result of a run; repeatable.", _read_pairs, "NAME=VALUE"),
+    Filter("error", "error", "Part of the last run's error; case is ignored.", check_text),
+    Filter("text", "text", "Part of arguments, headers, progress, a result or an error.", check_text),
+    Filter("newer_than", "after", "Enqueued after this time, such as 7d (7 days ago).", read_time, "TIME"),
+    Filter("older_than", "before", "Enqueued before this time, such as 2026-03-29T14:30 (UTC).", read_time, "TIME"),
+    Filter("ended_within", "ended_after", "Ended after this time.", read_time, "TIME"),
+    Filter("ended_before", "ended_before", "Ended before this time.", read_time, "TIME"),
+)
+"""What people may select jobs by, from the command line and in the dashboard."""
 
 
 def read_value(text: str) -> Any:
@@ -160,6 +258,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, timedelta) else value
 
 
+def seconds_since(session: Session, models: Models[Any], given: datetime | timedelta) -> float:
+    """Return the seconds since a time that is given as in a `Selection`, by the server's clock."""
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    age = sa.select(sa.func.date_part("epoch", sa.func.statement_timestamp() - given))
+    return float(session.execute(age, bind_arguments={"mapper": models.Job}).scalar_one())
+
+
 def by_server(given: datetime | timedelta) -> Any:
     """Return a time that is given as a datetime, or as a timedelta before now by the server's clock."""
     return given if isinstance(given, datetime) else sa.func.statement_timestamp() - given
@@ -171,3 +277,28 @@ def _last_error_contains(models: Models[Any], words: str) -> sa.ColumnElement[bo
     last = sa.select(sa.func.max(of_job.id)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
     named = sa.or_(run.error.icontains(words, autoescape=True), run.error_type.icontains(words, autoescape=True))
     return sa.select(run.id).where(run.id == last, named).exists()
+
+
+def _mentions(models: Models[Any], words: str, unsearched: Mapping[str, Collection[str]]) -> sa.ColumnElement[bool]:
+    """Return the condition that a job or one of its runs contains `words`.
+
+    Of tasks with unsearched arguments, only the other arguments and the headers are searched: texts may repeat them.
+    """
+    job, run = models.Job, models.Run
+    in_json = json.dumps(words, ensure_ascii=False)[1:-1]
+
+    def contains(column: Any, sought: str = words) -> sa.ColumnElement[bool]:
+        found: sa.ColumnElement[bool] = column.icontains(sought, autoescape=True)
+        return found
+
+    of_runs = sa.or_(contains(sa.cast(run.result, sa.Text), in_json), contains(run.error), contains(run.error_type))
+    texts = sa.or_(
+        contains(job.unique_key),
+        contains(job.progress_message),
+        sa.select(run.id).where(run.job_id == job.id, of_runs).exists(),
+    )
+    return sa.or_(
+        contains(sa.cast(without(job.args, job.task, unsearched), sa.Text), in_json),
+        contains(sa.cast(job.headers, sa.Text), in_json),
+        job.task.not_in([*unsearched]) & texts,
+    )

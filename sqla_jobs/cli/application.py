@@ -110,15 +110,14 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
             event.remove(engine, "do_connect", connect)
 
 
-def audited(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command an `actor` for the audit log."""
+def _own_name() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
-    @click.option("--actor", help="Who makes the change, for the audit log; USER@HOST by default.")
-    @wraps(command)
-    def run(*args: Any, actor: str | None, **options: Any) -> None:
-        command(*args, actor=actor or f"{getpass.getuser()}@{socket.gethostname()}", **options)
 
-    return run
+actor_option: Callable[[Any], Any] = click.option(
+    "--actor", default=_own_name, show_default="USER@HOST", help="Who makes the change, for the audit log."
+)
+"""The option that names the person who makes a change."""
 
 
 def changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[audit.Changing]:

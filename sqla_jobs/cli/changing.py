@@ -1,88 +1,97 @@
-"""Changes to jobs from the command line: one by one by their ids, or in batches by a filter."""
+"""The commands `retry`, `change`, `cancel`, `erase` and `delete`: one for each action on jobs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import click
-import sqlalchemy as sa
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sqla_jobs.actions.bulk_change import Change, counted
+from sqla_jobs.actions.action import ACTIONS, Action
+from sqla_jobs.actions.bulk_change import Change, Changed, counted, left_alone
 from sqla_jobs.actions.bulk_change import Progress as Done
-from sqla_jobs.actions.jobs import Reschedule
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.cli.application import changing
-from sqla_jobs.cli.output import console, print_table, shown
+from sqla_jobs.cli.application import actor_option, changing, on_application
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.output import console, print_table
+from sqla_jobs.cli.selecting import JOB_ID, check_queue, filter_options, half_searched, selection_in
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import JobState
-from sqla_jobs.monitoring.steps import read_awaited
-from sqla_jobs.rules.wording import plural, they_are
+from sqla_jobs.rules.wording import plural
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A change to make to at most `most` jobs."""
+def command_of(action: Action) -> click.Command:
+    """Return the command of an action, for jobs that are given by their ids or selected by filters."""
 
-    change: Change
-    most: int | None = None
-    how: str = ""
-    """The end of the confirmation question."""
-    to_running: str = ""
-    """The effect on running jobs, if it differs from the effect on the others."""
-    is_for_many: bool = False
-    """True if the change's options are allowed only with a filter or `--all`."""
+    @on_application
+    @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
+    @click.option("--all", "everything", is_flag=True, help="Select all jobs.")
+    @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N jobs, the oldest first.")
+    @click.option("--yes", is_flag=True, help="Do not ask for confirmation, and accept a queue that nothing uses.")
+    @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change, by day and error.")
+    @filter_options
+    @actor_option
+    def run(
+        jobs: Jobs[Any],
+        actor: str,
+        ids: tuple[int, ...],
+        everything: bool,
+        limit: int | None,
+        yes: bool,
+        dry_run: bool,
+        **given: Any,
+    ) -> None:
+        selection = selection_in(jobs, given)
+        if ids and (everything or not selection.is_everything):
+            raise click.UsageError("ids, filters and --all exclude each other: give one of them")
+        if not ids and selection.is_everything != everything:
+            raise click.UsageError("no jobs are selected: give ids, a filter such as --state failed, or --all")
+        with right_usage():
+            change = action.made(given)
+        of_many = [field.option for field in action.fields if field.is_for_many and given[field.name]]
+        if ids and (limit or of_many):
+            raise click.UsageError(f"{[*of_many, '--limit'][0]} needs a filter or --all: leave it out, or give no ids")
+        if (queue := given.get("to")) and not yes:
+            with jobs._binding().session() as session:
+                check_queue(jobs, session, queue, "; --yes accepts it all the same")
+        if dry_run:
+            _preview(jobs, change, Selection(ids=ids) if ids else selection, limit)
+        elif ids:
+            _change_each(jobs, change, ids, actor)
+        else:
+            _change_all(jobs, change, selection, limit, actor, ask=not yes)
+
+    for field in reversed(action.fields):
+        text = f"{field.help} Such as {field.example}." if field.example else field.help
+        run = click.option(field.option, field.name, is_flag=field.read is None, help=text)(run)
+    return click.command(action.name, cls=ApplicationCommand, help=action.says)(run)
 
 
-def _print_running(wanted: Wanted, number: int) -> None:
-    if wanted.to_running and number:
-        click.echo(f"{they_are(number, 'running job')} {wanted.to_running}", err=True)
+def _change_each(jobs: Jobs[Any], change: Change, ids: Sequence[int], actor: str) -> None:
+    """Change the jobs with these ids one by one, each in its own transaction.
 
-
-def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor: str, *, ask: bool) -> None:
-    """Change the jobs with these ids one by one.
-
-    Raises `JobsError` with a reason for each job that was not changed; the others stay changed.
+    Raises `JobsError` that names the jobs that were not changed; the others stay changed.
     """
-    change = wanted.change
-    with jobs._binding().session() as session:
-        rows = sa.select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
-        states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
-    unusual = [job_id for job_id in ids if states.get(job_id) in set(change.states) - set(change.by_default)]
-    if ask and unusual:
-        note = ", ".join(f"job {job_id} is {states[job_id]}" for job_id in unusual)
-        click.confirm(f"{note}: {change.name} anyway?", abort=True, err=True)
-    changed, missed = list[JobState](), list[str]()
+    done, missed = Changed(), list[str]()
     for job_id in dict.fromkeys(ids):
         try:
             with changing(jobs, actor) as it:
-                is_changed = change.one(it, job_id)
-                signal = read_awaited(it.session, jobs, job_id) if isinstance(change, Reschedule) else None
+                done = done.and_then([job_id], [job_id] if change.one(it, job_id) else [])
         except JobsError as error:
             missed.append(str(error))
-        else:
-            if is_changed:
-                changed.append(states[job_id])
-                if signal is not None:
-                    note = f"job {job_id} waits for the signal {signal!r:.200}: at that time it only looks for it"
-                    click.echo(shown(note), err=True)
-            else:
-                missed.append(f"job {job_id} is {states[job_id]}")
-    click.echo(f"{change.name}: {plural(len(changed), 'job')}")
-    _print_running(wanted, changed.count(JobState.running))
+    click.echo(f"{change.name}: {plural(done.changed, 'job')}")
+    if done.left:
+        missed.append(f"{left_alone(done)}: `sqla-jobs show {done.left[0]}` says more about it")
     if missed:
         raise JobsError("\n".join(missed))
 
 
-def preview(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
+def _preview(jobs: Jobs[Any], change: Change, selection: Selection, most: int | None) -> None:
     """Print how many jobs the change would affect, by day and error, without changing them."""
-    change = wanted.change
     with jobs._binding().session() as session:
         parts = change.preview(session, jobs._models, change.meant(selection))
     print_table(
@@ -93,36 +102,34 @@ def preview(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
         ],
     )
     number = sum(part.jobs for part in parts)
-    some = "" if wanted.most is None else f", the oldest {min(wanted.most, number):,} of them"
-    click.echo(f"{change.name}: {plural(number, 'job')}{some}{wanted.how}; this is a dry run, nothing is changed")
+    some = "" if most is None else f", the oldest {min(most, number):,} of them"
+    click.echo(f"{change.name}: {plural(number, 'job')}{some}{_details(change)}; this is a dry run, nothing is changed")
 
 
-def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str, *, ask: bool) -> None:
+def _change_all(
+    jobs: Jobs[Any], change: Change, selection: Selection, most: int | None, actor: str, *, ask: bool
+) -> None:
     """Change the selected jobs in batches and print the result. With `ask`, first ask for confirmation."""
-    change = wanted.change
     meant = change.meant(selection)
     with jobs._binding().session() as session:
         by_state = change.count(session, jobs._models, meant)
-        spared = change.count(session, jobs._models, selection, spared=True) if change.spares else {}
     if meant.half_searched:
-        note = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
-        click.echo(f"{note}: select such jobs by id or --task", err=True)
+        click.echo(half_searched(meant), err=True)
     there = sum(by_state.values())
-    number = there if wanted.most is None else min(there, wanted.most)
+    number = there if most is None else min(there, most)
     some = f"the oldest {number:,} of " if number < there else ""
     if ask and by_state:
-        click.confirm(f"{change.name} {some}{counted(by_state)}{wanted.how}?", abort=True, err=True)
-    steps = change.for_many(number).in_batches(partial(changing, jobs, actor), meant, most=wanted.most)
+        click.confirm(f"{change.name} {some}{counted(by_state)}{_details(change)}?", abort=True, err=True)
+    steps = change.for_jobs(meant, number).in_batches(partial(changing, jobs, actor), meant, most=most)
     done = _with_progress(change.name, steps, number)
     click.echo(f"{change.name}: {plural(done.changed, 'job')}")
-    _print_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
-    if done.left_alone:
-        with jobs._binding().session() as session:
-            causes = change.causes(session, jobs._models, meant, done.left_alone)
-        for count, cause in causes:
-            click.echo(shown(f"{plural(count, 'job')} left alone: {cause}"), err=True)
-    if spared:
-        click.echo(f"{counted(spared)} left alone: {change.name} them once they have ended, or cancel them", err=True)
+    if alone := left_alone(done):
+        click.echo(alone, err=True)
+
+
+def _details(change: Change) -> str:
+    """Return what is to change, such as `, queue mail, priority 5`, to end a question."""
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in change.details.items())
 
 
 def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
@@ -142,3 +149,10 @@ def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
         except KeyboardInterrupt:
             raise JobsError(f"interrupted: {plural(done.changed, 'job')} changed, the rest unchanged") from None
     return done
+
+
+retry: click.Command = command_of(ACTIONS["retry"])
+change: click.Command = command_of(ACTIONS["change"])
+cancel: click.Command = command_of(ACTIONS["cancel"])
+erase: click.Command = command_of(ACTIONS["erase"])
+delete: click.Command = command_of(ACTIONS["delete"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,40 +9,27 @@ from typing import Any
 import click
 
 from sqla_jobs.errors import ArgumentsError
-from sqla_jobs.rules.value_checks import read_moment
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+from sqla_jobs.rules.value_checks import read_duration, read_time
 
 
 def duration(context: click.Context, option: click.Parameter, text: str) -> timedelta:
     """Parse a duration: `90s`, `15m`, `12h`, `7d` or `2w`."""
-    parts = re.fullmatch(r"(\d{1,5})([smhdw])", text.strip())
-    if parts is None:
-        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 12h, 7d or 2w", context, option)
-    return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+    try:
+        return read_duration(option.opts[0], text.strip())
+    except ArgumentsError as error:
+        raise click.BadParameter(str(error), context, option) from None
 
 
 def since(context: click.Context, option: click.Parameter, text: str | None) -> datetime | timedelta | None:
     """Parse a duration, or a date and time such as 2026-03-29T14:30, in UTC if it has no offset."""
-    if text is None or re.fullmatch(r"\d{1,5}[smhdw]", text.strip()):
-        return optional(context, option, text)
     try:
-        return read_moment(option.opts[0], text)
-    except ArgumentsError:
-        wanted = "write a duration such as 90s, 15m, 12h, 7d, 2w, or a moment such as 2026-03-29T14:30 (UTC)"
-        raise click.BadParameter(f"{text!r:.40} is not a time: {wanted}", context, option) from None
+        return None if text is None else read_time(option.opts[0], text.strip())
+    except ArgumentsError as error:
+        raise click.BadParameter(str(error), context, option) from None
 
 
 ahead = since
 """Parse a duration from now, or a date and time, for an option about the future."""
-
-
-def moment(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:
-    """Parse a date and time such as 2026-03-29T14:30, in UTC if it has no offset. Return None without the option."""
-    try:
-        return None if text is None else read_moment(option.opts[0], text)
-    except ArgumentsError as error:
-        raise click.BadParameter(str(error), context, option) from None
 
 
 def optional(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:

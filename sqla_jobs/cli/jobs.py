@@ -1,137 +1,23 @@
-"""The commands `retry`, `cancel`, `erase`, `delete`, `move`, `reschedule`, `enqueue` and `signal`."""
+"""The commands `enqueue` and `signal`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
 from sqla_jobs.actions import batches, signals
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Move, Reschedule, Retry
-from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import audited, changing, on_application
-from sqla_jobs.cli.changing import Wanted, carry_out, carry_out_each, preview
+from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
-from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queue, check_queues, check_tasks, selecting
-from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
+from sqla_jobs.cli.selecting import JOB_ID, check_queue
+from sqla_jobs.errors import JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import IfFailed
 from sqla_jobs.monitoring.steps import kept
-from sqla_jobs.rules.value_checks import check_seconds, check_text
-from sqla_jobs.rules.wording import duration
-
-_Options = list[Callable[[Any], Any]]
-
-
-def _command(name: str, help: str, options: _Options, wanted: Callable[..., Wanted]) -> click.Command:  # noqa: A002
-    """Return a command that makes the change `wanted(jobs, yes, **options)` to jobs given by ids or by a filter."""
-
-    @on_application
-    @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
-    @click.option("--all", "everything", is_flag=True, help="Select all jobs.")
-    @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-    @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change, by day and error.")
-    @selecting
-    @audited
-    def run(
-        jobs: Jobs[Any],
-        actor: str,
-        selection: Selection,
-        ids: tuple[int, ...],
-        everything: bool,
-        yes: bool,
-        dry_run: bool,
-        **given: Any,
-    ) -> None:
-        if ids and (everything or not selection.is_everything):
-            raise click.UsageError("ids, filters and --all exclude each other: give one of them")
-        if not ids and selection.is_everything != everything:
-            raise click.UsageError("no jobs are selected: give ids, a filter such as --state failed, or --all")
-        try:
-            what = wanted(jobs, yes, **given)
-        except ArgumentsError as wrong:
-            raise click.UsageError(str(wrong)) from None
-        if ids and what.is_for_many:
-            raise click.UsageError("--limit and --over need a filter or --all: leave them out, or give no ids")
-        if not ids:
-            check_tasks(jobs, selection.tasks)
-            check_queues(jobs, selection.queues)
-            check_batches(jobs, selection.batches)
-        if dry_run:
-            preview(jobs, what, Selection(ids=ids) if ids else selection)
-        elif ids:
-            carry_out_each(jobs, what, ids, actor, ask=not yes)
-        else:
-            carry_out(jobs, what, selection, actor, ask=not yes)
-
-    for option in reversed(options):
-        run = option(run)
-    return click.command(name, cls=ApplicationCommand, help=help)(run)
-
-
-def _retry(jobs: Jobs[Any], yes: bool, limit: int | None, over: timedelta | None) -> Wanted:
-    if over is None:
-        return Wanted(Retry(), most=limit, is_for_many=limit is not None)
-    how = f", spread over {duration(check_seconds('--over', over))}"
-    return Wanted(Retry(over), most=limit, how=how, is_for_many=True)
-
-
-def _cancel(jobs: Jobs[Any], yes: bool, kill: bool, reason: str | None) -> Wanted:
-    change = Cancel(kill, None if reason is None else check_text("--reason", reason))
-    if kill:
-        how = ", and kill the processes of those that do not stop"
-        return Wanted(change, how=how, to_running="asked to end; if a job does not, its process is killed")
-    return Wanted(change, to_running="asked to end; with --kill, the process of a job that does not is killed")
-
-
-def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> Wanted:
-    if to is None and priority is None:
-        raise click.UsageError("no target is given: give --to QUEUE, --priority N, or both")
-    change = Move(to, priority)
-    if to is not None and not yes:
-        with jobs._binding().session() as session:
-            check_queue(jobs, session, to, "; --yes moves jobs there all the same")
-    where = [*([f"queue {to}"] if to else []), *([f"priority {priority}"] if priority is not None else [])]
-    return Wanted(change, how=f" to {' and '.join(where)}")
-
-
-def _reschedule(jobs: Jobs[Any], yes: bool, at: datetime | None, within: timedelta | None) -> Wanted:
-    run_at = at or within
-    if run_at is None or (at and within):
-        raise click.UsageError("give the new time: either --at MOMENT or --in TIME")
-    when = f"{duration(run_at.total_seconds())} from now" if isinstance(run_at, timedelta) else shown(run_at)
-    return Wanted(Reschedule(run_at), how=f" to {when}")
-
-
-_LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N jobs, the oldest first.")
-_OVER = durations.duration_option("--over", "over", "Spread the retries evenly over this time, the oldest first.")
-_KILL = click.option(
-    "--kill", is_flag=True, help="Kill the process of a job that does not stop within the worker's --kill-after."
-)
-_REASON = click.option("--reason", help="The reason, for the audit log and for `why`.")
-_TO = click.option("--to", metavar="QUEUE", help="The new queue; jobs go to its end. An unknown queue needs --yes.")
-_PRIORITY = click.option("--priority", type=int, help="The new priority, from -10 to 10; lower runs first.")
-_AT = click.option("--at", metavar="MOMENT", callback=durations.moment, help="The new time: 2026-03-29T14:30, in UTC.")
-_IN = durations.duration_option("--in", "within", "The new time, from now: 90s, 15m, 12h, 7d.")
-
-retry: click.Command = _command("retry", "Queue ended, scheduled or blocked jobs.", [_LIMIT, _OVER], _retry)
-cancel: click.Command = _command(
-    "cancel", "Cancel waiting jobs, and ask running ones to end.", [_KILL, _REASON], _cancel
-)
-erase: click.Command = _command(
-    "erase", "Erase arguments, results and errors of ended jobs.", [], lambda *_: Wanted(Erase())
-)
-delete: click.Command = _command(
-    "delete", "Delete jobs that are not running, with their runs.", [], lambda *_: Wanted(Delete())
-)
-move: click.Command = _command("move", "Move waiting jobs to another queue or priority.", [_TO, _PRIORITY], _move)
-reschedule: click.Command = _command("reschedule", "Change the due time of waiting jobs.", [_AT, _IN], _reschedule)
 
 
 @click.command(cls=ApplicationCommand)
@@ -155,7 +41,7 @@ reschedule: click.Command = _command("reschedule", "Change the due time of waiti
 @click.option("--if-failed", type=click.Choice([*IfFailed]), help="What to do if a job before it fails.")
 @click.option("--batch", "batch_id", type=JOB_ID, metavar="ID", help="The batch that the job joins.")
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
-@audited
+@actor_option
 def enqueue(
     jobs: Jobs[Any],
     /,
@@ -203,7 +89,7 @@ def _job(it: Changing, job_id: int) -> JobMixin:
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @click.argument("name")
 @click.argument("payload", metavar="JSON", default="null")
-@audited
+@actor_option
 def signal(jobs: Jobs[Any], actor: str, job_id: int, name: str, payload: str) -> None:
     """Send a signal to a job, which receives it by run.wait_for.
 

@@ -1,4 +1,4 @@
-"""The commands `limits`, `limit set` and `limit clear`."""
+"""The commands `limit list`, `limit set` and `limit clear`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSET, Target
-from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, shown
 from sqla_jobs.cli.selecting import check_queue
@@ -24,11 +24,16 @@ from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.runtime.metrics import LimitStatus
 
 
-@click.command(cls=ApplicationCommand)
+@click.group()
+def limit() -> None:
+    """List limits, override a limit's numbers, or return to the declared ones."""
+
+
+@limit.command("list", cls=ApplicationCommand)
 @on_application
 @exact_numbers
 @as_json
-def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
+def list_limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
     """List limits: their numbers, how much of each is used, and how many jobs are waiting."""
     with jobs._binding().session() as session:
         found = read_limits(session, jobs, exact=exact)
@@ -61,11 +66,6 @@ def _line(one: LimitStatus) -> tuple[object, ...]:
     return one.name, one.key, one.kind, *numbers, used, str(one.waiting), one.next_at
 
 
-@click.group()
-def limit() -> None:
-    """Override a limit's numbers, or return to the declared ones."""
-
-
 def _key(context: click.Context, option: click.Parameter, given: str | None) -> object:
     return UNSET if given is None else key_in(given)
 
@@ -95,9 +95,9 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--running", type=int, metavar="N", help="At most N jobs at once; 0 lets nothing start.")
 @click.option("--rate", type=int, metavar="N", help="At most N starts in any --per seconds.")
 @click.option("--per", type=float, metavar="SECONDS", help="The period of --rate, from 1 to 86400.")
-@click.option("--reason", default="", help="The reason, shown by `limits`.")
+@click.option("--reason", default="", help="The reason, shown by `limit list`.")
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
-@audited
+@actor_option
 def set_limit(
     jobs: Jobs[Any],
     actor: str,
@@ -125,7 +125,7 @@ def set_limit(
 @limit.command("clear", cls=ApplicationCommand)
 @on_application
 @_of_which
-@audited
+@actor_option
 def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> None:
     """Remove the override: the declared limit applies again, if there is one."""
     with changing(jobs, actor) as it:
@@ -133,7 +133,7 @@ def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> Non
         if not gates:
             meant = " and ".join(titled(gate) for gate in actions.gates_of(target))
             raise JobsError(
-                f"no operator has overridden the {meant}; `sqla-jobs limits` shows which limits are overridden"
+                f"no operator has overridden the {meant}; `sqla-jobs limit list` shows which limits are overridden"
             )
         _print_limits(jobs, it.session, gates)
 

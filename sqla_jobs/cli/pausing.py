@@ -11,7 +11,7 @@ import click
 
 from sqla_jobs.actions import pausing
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import till
 from sqla_jobs.cli.selecting import check_queue
@@ -46,7 +46,7 @@ def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
     help="Resume automatically: after 90s, 15m, 12h, 7d, or at 2026-03-29T14:30, in UTC.",
 )
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
-@audited
+@actor_option
 def pause(
     jobs: Jobs[Any],
     actor: str,
@@ -67,7 +67,7 @@ def pause(
 @click.command(cls=ApplicationCommand)
 @on_application
 @_queue_or_task
-@audited
+@actor_option
 def resume(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None) -> None:
     """Resume a paused QUEUE or task."""
     with changing(jobs, actor) as it:

@@ -1,4 +1,4 @@
-"""The commands `find`, `list`, `show` and `why`."""
+"""The commands `list` and `show`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
-from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import (
     as_json,
     console,
@@ -25,71 +24,31 @@ from sqla_jobs.cli.output import (
     short,
     shown,
 )
-from sqla_jobs.cli.selecting import JOB_ID, check_batches, check_queues, check_tasks, selecting
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.cli.selecting import JOB_ID, filter_options, half_searched, selection_in
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
-from sqla_jobs.monitoring import search
 from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
 from sqla_jobs.monitoring.without_secrets import Shown, ShownJob, ShownRun, read_job, read_jobs, read_runs
-from sqla_jobs.rules.value_checks import check_text
-from sqla_jobs.rules.wording import NOTHING, duration
-
-
-@click.command(cls=ApplicationCommand)
-@on_application
-@click.argument("words", metavar="TEXT")
-@click.option(
-    "--limit",
-    default=20,
-    show_default=True,
-    type=click.IntRange(1, 10_000),
-    help="Maximum number of results of each kind.",
-)
-@as_json
-def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
-    """Search for TEXT in jobs, runs, schedules and the audit log.
-
-    The search covers arguments, headers, progress, results and errors. Sensitive arguments are not searched.
-    """
-    jobs.tasks.load()
-    with right_usage():
-        if not check_text("TEXT", words).strip():
-            raise ArgumentsError("TEXT is empty: give the text to search for")
-    with jobs._binding().session() as session:
-        places = [*search.find(session, jobs, words, limit)]
-    if as_json:
-        print_json(places)
-        return
-    print_table(
-        ["WHERE", "JOB", "OF", "AT", "FOUND"],
-        [(one.where, one.job_id or NOTHING, one.name, one.at, one.found) for one in places],
-    )
-    if hidden := jobs.tasks.sensitive():
-        note = f"sensitive arguments of {', '.join(sorted(hidden))}, and what may repeat them, are not searched"
-        click.echo(note, err=True)
+from sqla_jobs.rules.wording import duration
 
 
 @click.command("list", cls=ApplicationCommand)
 @on_application
-@selecting
+@filter_options
 @click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of jobs."
 )
 @click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs with a smaller id, for the next page.")
 @as_json
-def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | None, as_json: bool) -> None:
+def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **given: Any) -> None:
     """List jobs, the newest first."""
     jobs.tasks.load()
+    selection = selection_in(jobs, given)
     where = selection.where(jobs._models) + ([] if below is None else [jobs.Job.id < below])
     with jobs._binding().session() as session:
         found = read_jobs(session, jobs, *where, most=limit + 1)
         rows = [_job(jobs, one) for one in found[:limit]]
         awaiting = read_awaiting(session, jobs, [row["id"] for row in rows if row["run_at"] == PARKED])
-    if not rows:
-        check_tasks(jobs, selection.tasks)
-        check_queues(jobs, selection.queues)
-        check_batches(jobs, selection.batches)
     if as_json:
         print_json(rows)
         return
@@ -108,6 +67,8 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
             for one, row in zip(found, rows, strict=False)
         ],
     )
+    if selection.half_searched:
+        click.echo(half_searched(selection), err=True)
     if len(found) > limit:
         click.echo(f"There are more: raise --limit, or continue with --below {rows[-1]['id']}", err=True)
 
@@ -153,21 +114,6 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
             console().print_json(data=run["result"])
         if run["error"] is not None:
             click.echo(shown(run["traceback"] or f"{run['error_type']}: {run['error']}").rstrip())
-
-
-@click.command(cls=ApplicationCommand)
-@on_application
-@click.argument("job_id", metavar="ID", type=JOB_ID)
-@as_json
-def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
-    """Explain why a job is waiting."""
-    jobs.tasks.load()
-    with jobs._binding().session() as session:
-        reasons = jobs.why(session, job_id)
-    if as_json:
-        print_json({"job_id": job_id, "why": reasons})
-    else:
-        _print_reasons(reasons)
 
 
 def _print_reasons(reasons: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""The commands `worker` and `clock`."""
+"""The command `worker`, and `python -m sqla_jobs.clock`, which is `worker --clock-only`."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--processes", default=1, show_default=True, help="Processes; each serves all of the queues.")
 @click.option("--drain", is_flag=True, help="Run the jobs that are due, then exit.")
 @click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue the jobs of schedules, too.")
+@click.option("--clock-only", is_flag=True, help="Run no jobs: enqueue the jobs of schedules, in one process.")
 @click.option("--reload", is_flag=True, help="Restart when a Python file changes; for development.")
 @_setting("heartbeat", "Seconds between heartbeats.")
 @_setting("lease", "Seconds without a heartbeat after which a process counts as dead.")
@@ -118,8 +119,13 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--log-jobs", is_flag=True, help="Also log a line for each attempt that does not fail.")
 @_log_options
-def worker(application: str | None, drain: bool, reload: bool, **options: Any) -> None:
+def worker(application: str | None, drain: bool, clock_only: bool, reload: bool, **options: Any) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends immediately. SIGHUP restarts the processes one by one."""
+    if clock_only:
+        if drain or reload:
+            raise click.UsageError("--clock-only runs no jobs: leave out --drain and --reload")
+        _run_clock(application, **options)
+        return
     with plain_errors():
         name = named_application(application)
 
@@ -188,8 +194,12 @@ def _child_spec(found: dict[str, Any], logs: LogOptions, *, drain: bool) -> Chil
 @_setting("heartbeat", "Seconds between heartbeats.")
 @_setting("lease", "Seconds without a heartbeat after which a process counts as dead.")
 @_log_options
-def clock(application: str | None, where: Where, **options: Any) -> None:
+def clock(application: str | None, **options: Any) -> None:
     """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers also enqueue them, except with --no-clock."""
+    _run_clock(application, **options)
+
+
+def _run_clock(application: str | None, *, where: Where, **options: Any) -> None:
     with right_usage():
         logs = _logs(**options)
     with plain_errors():

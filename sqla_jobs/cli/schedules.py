@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import click
+import sqlalchemy as sa
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print_table, shown
 from sqla_jobs.clock import sync_schedules
@@ -111,49 +113,38 @@ def _note(row: dict[str, Any]) -> str:
     return " " if row["next_run_at"] else "no clock has seen it yet"
 
 
-@schedule.command("add", cls=ApplicationCommand)
-@on_application
-@click.argument("name")
-@click.argument("task")
-@click.argument("cron")
-@click.argument("arguments", metavar="[JSON]", default="{}")
-@click.option("--timezone", default="UTC", show_default=True, help="An IANA name, such as Europe/Paris.")
-@click.option("--queue", help="By default the task's own.")
-@click.option("--priority", type=int, help="By default the task's own.")
-@click.option(
-    "--catch-up", type=click.Choice([*CatchUp]), default="latest", show_default=True, help="Which missed ticks to fire."
-)
-@click.option("--overlap", type=click.Choice([*Overlap]), default="allow", show_default=True)
-@click.option(
-    "--jitter", type=float, default=0.0, metavar="SECONDS", help="Delay each job by a random time up to this."
-)
-@audited
-def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
-    """Add a schedule: NAME enqueues TASK by the rule CRON, with arguments in a JSON object."""
-    declaration = jobs.tasks[task]._declaration
-    options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
-    with right_usage():
-        row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
-    with changing(jobs, actor) as it:
-        schedule_actions.add(it, name, row)
-    click.echo(f"added {name}")
-
-
 @schedule.command("set", cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@click.option("--task", help="The task to enqueue from now on.")
+@click.option("--task", help="The task to enqueue.")
 @click.option("--args", metavar="JSON", help="The arguments of its jobs, in a JSON object.")
-@click.option("--cron", metavar="RULE", help="The new rule.")
+@click.option("--cron", metavar="RULE", help="The rule, such as '30 2 * * *'.")
 @click.option("--timezone", help="An IANA name, such as Europe/Paris.")
 @click.option("--queue", help="The queue of its jobs.")
 @click.option("--priority", type=int, help="The priority of its jobs, from -10 to 10; lower runs first.")
 @click.option("--catch-up", type=click.Choice([*CatchUp]), help="Which missed ticks to fire.")
 @click.option("--overlap", type=click.Choice([*Overlap]))
 @click.option("--jitter", type=float, metavar="SECONDS", help="Delay each job by a random time up to this.")
-@audited
-def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, args: str | None, **given: Any) -> None:
-    """Change what NAME enqueues, or when. Only `schedule sync --reset` restores the values that code declares."""
+@click.option("--enable/--disable", "is_enabled", default=None, help="Whether it fires, starting with its next tick.")
+@click.option("--reason", help="With --disable: the reason, shown by `schedule list`.")
+@click.option("--run", is_flag=True, help="Enqueue a job now, whatever the rule, and print the job's id.")
+@actor_option
+def set_schedule(
+    jobs: Jobs[Any],
+    /,
+    actor: str,
+    name: str,
+    task: str | None,
+    args: str | None,
+    is_enabled: bool | None,
+    reason: str | None,
+    run: bool,
+    **given: Any,
+) -> None:
+    """Change what NAME enqueues, or when; add it with --task and --cron if there is no such schedule.
+
+    Only `schedule sync --reset` restores the values that code declares.
+    """
     values = {option: value for option, value in given.items() if value is not None}
     jobs.tasks.load()
     if task is not None:
@@ -163,58 +154,47 @@ def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, ar
             values["args"] = json.loads(args)
         except (ValueError, RecursionError):
             raise click.BadParameter("write a JSON object, such as '{\"n\": 1}'", param_hint="--args") from None
-    if not values:
-        raise click.UsageError("nothing to change is given: give an option such as --task, --args or --cron")
-    with changing(jobs, actor) as it, right_usage():
-        changed = schedule_actions.edit(it, name, values)
+    if not values and is_enabled is None and not run:
+        raise click.UsageError("nothing to change is given: give an option such as --args, --cron or --disable")
+    if reason is not None and is_enabled is not False:
+        raise click.UsageError("--reason is for --disable: give both, or neither")
+    with changing(jobs, actor) as it:
+        with right_usage():
+            _set(it, jobs, name, values)
+        if is_enabled:
+            schedule_actions.enable(it, name)
+        elif is_enabled is False:
+            schedule_actions.disable(it, name, reason or "")
+        if run:
+            click.echo(schedule_actions.fire(it, name).id)
+
+
+def _set(it: Changing, jobs: Jobs[Any], name: str, values: dict[str, Any]) -> None:
+    """Set these values of the schedule, or add it, and print what has changed."""
+    is_known = it.session.scalar(sa.select(jobs.Schedule.id).where(jobs.Schedule.name == check_text("name", name)))
+    if is_known is None and {"task", "cron"} <= values.keys():
+        declaration = jobs.tasks[values.pop("task")]._declaration
+        cron, args = values.pop("cron"), json.dumps(values.pop("args", {}))
+        options: Any = values | {"name": name}
+        schedule_actions.add(it, name, declared(declaration, cron, declaration.codec.decode(args), options).row())
+        click.echo(f"added {name}")
+        return
+    changed = schedule_actions.edit(it, name, values) if values else {}
     for field, change in changed.items():
-        said = change if isinstance(change, str) else f"{change['from']} → {change['to']}"
-        click.echo(shown(f"{field}: {said}"))
-    if not changed:
+        text = change if isinstance(change, str) else f"{change['from']} → {change['to']}"
+        click.echo(shown(f"{field}: {text}"))
+    if values and not changed:
         click.echo("nothing changed: the schedule has these values already")
 
 
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@audited
-def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Enable NAME: it fires again, starting with its next tick."""
-    with changing(jobs, actor) as it:
-        schedule_actions.enable(it, name)
-
-
-@schedule.command(cls=ApplicationCommand)
-@on_application
-@click.argument("name")
-@click.option("--reason", help="The reason, shown by `schedule list`.")
-@audited
-def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
-    """Disable NAME: it does not fire again until `schedule enable`."""
-    with changing(jobs, actor) as it:
-        schedule_actions.disable(it, name, reason or "")
-
-
-@schedule.command(cls=ApplicationCommand)
-@on_application
-@click.argument("name")
-@audited
+@actor_option
 def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Delete NAME, a schedule that an operator added. A declared schedule would come back: disable it instead."""
     with changing(jobs, actor) as it:
         schedule_actions.remove(it, name)
-
-
-@schedule.command("run-now", cls=ApplicationCommand)
-@on_application
-@click.argument("name")
-@audited
-def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Enqueue a job of NAME immediately, whatever its rule, and print the job's id."""
-    jobs.tasks.load()
-    with changing(jobs, actor) as it:
-        job_id = schedule_actions.fire(it, name).id
-    click.echo(job_id)
 
 
 @schedule.command("sync", cls=ApplicationCommand)

@@ -1,9 +1,9 @@
-"""The commands `migrate` and `check`."""
+"""The command `migrate`."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -17,11 +17,15 @@ from sqla_jobs.models.version import LATEST, found_version, outdated, releases_o
 
 @click.command(cls=ApplicationCommand)
 @on_application
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 if the tables differ from the expected ones.")
 @click.option("--sql", is_flag=True, help="Print the statements without executing them.")
 @click.option("--citus", is_flag=True, help="Also let Citus commit jobs and distributed tables in two phases.")
+@as_json
 @in_each_shard
-def migrate(jobs: Jobs[Any], sql: bool, citus: bool) -> None:
+def migrate(jobs: Jobs[Any], check: bool, sql: bool, citus: bool, as_json: bool) -> None:
     """Create or upgrade the tables, in a database without an Alembic history."""
+    if check:
+        _check(jobs, as_json)
     if citus and sql:
         raise click.UsageError("--citus excludes --sql: give one")
     if sql:
@@ -49,12 +53,8 @@ def _print_sql(jobs: Jobs[Any]) -> None:
     print_migration(engine, jobs._models, sys.stdout)
 
 
-@click.command(cls=ApplicationCommand)
-@on_application
-@as_json
-@in_each_shard
-def check(jobs: Jobs[Any], as_json: bool) -> None:
-    """Compare the tables with those that this version expects. Exits with 1 and prints a line for each difference.
+def _check(jobs: Jobs[Any], as_json: bool) -> NoReturn:
+    """Print a line for each difference between the tables and those that this version expects, and exit.
 
     The last line says which releases of sqla_jobs run on the tables.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,17 @@ import click
 from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_problems, print_table, short, shown, till
+from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.finding import brief
+from sqla_jobs.monitoring.processes import ProcessStatus, read_freshest
 from sqla_jobs.monitoring.status import Status, read_status
 from sqla_jobs.rules.wording import NOTHING, duration, offset, percent
 from sqla_jobs.runtime.metrics import QueueStatus
 from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
+_TIMEOUT = 5.0
+"""Seconds to wait for the server's answer to `--exit-code`."""
 _AGAIN = 2.0
 """Seconds between updates of `status --watch`."""
 
@@ -25,11 +30,15 @@ _AGAIN = 2.0
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.option("--watch", is_flag=True, help="Repeat every 2 seconds, until Ctrl-C.")
+@click.option("--exit-code", is_flag=True, help="Show only whether a worker on this host is alive: exit with 0, or 1.")
 @exact_numbers
 @as_json
 @in_each_shard
-def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
+def status(jobs: Jobs[Any], watch: bool, exit_code: bool, exact: bool, as_json: bool) -> None:
     """Show queues, processes, failures and warnings."""
+    if exit_code:
+        _check_this_host(jobs)
+        return
     if watch and (as_json or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
     if not watch:
@@ -42,6 +51,21 @@ def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
             click.clear()
             _show(found, as_json)
             enough.wait(_AGAIN)
+
+
+def _check_this_host(jobs: Jobs[Any]) -> None:
+    """Print the age of the last heartbeat of a worker on this host. Raises `JobsError` if it is over half its lease."""
+    host = socket.gethostname()
+    with brief(jobs._binding(), jobs, _TIMEOUT) as session:
+        freshest = read_freshest(session, jobs, host)
+    if freshest is None:
+        raise JobsError(f"no worker process of host {host} is registered: start one, or read its log")
+    if freshest.beat_age >= freshest.lease / 2:
+        raise JobsError(
+            f"the last heartbeat of a worker of host {host} is {duration(freshest.beat_age)} old, with a lease of "
+            f"{duration(freshest.lease)}: its log says why it sends none"
+        )
+    click.echo(f"process {freshest.pid} stored a heartbeat {duration(freshest.beat_age)} ago")
 
 
 def _read_status(jobs: Jobs[Any], exact: bool) -> Status:

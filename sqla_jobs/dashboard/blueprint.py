@@ -48,7 +48,6 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("POST", "/jobs/<int:job_id>/<action>", "change_job", changes.change_one),
     ("GET", "/batches", "batches", batches.show_all),
     ("GET", "/batches/<int:batch_id>", "batch", batches.show),
-    ("POST", "/batches/<int:batch_id>/<action>", "change_batch", batches.change),
     ("GET", "/schedules", "schedules", schedules.show_all),
     ("GET", "/schedules/new", "new_schedule", schedules.new),
     ("POST", "/schedules/new", "add_schedule", schedules.add),

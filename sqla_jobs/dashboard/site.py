@@ -17,6 +17,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
+from sqla_jobs.actions.action import ACTIONS
 from sqla_jobs.actions.audit import Changing, changing
 from sqla_jobs.dashboard.access import Actor, Authorize, Role
 from sqla_jobs.dashboard.data.reading import reading
@@ -28,28 +29,7 @@ from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules import wording
 
 _HERE = Path(__file__).parent
-NOTICES = {
-    "paused": "Paused: running jobs continue, and no new jobs start.",
-    "resumed": "Resumed: new jobs may start.",
-    "retry": "The job is queued.",
-    "move": "The job is moved.",
-    "reschedule": "The job is rescheduled.",
-    "cancel": "The job is cancelled, or asked to stop.",
-    "erase": "The job is erased.",
-    "delete": "The job is deleted.",
-    "sent": "The signal is sent.",
-    "kept": "The job waits for another signal. This one is kept until the job asks for it.",
-    "retry-batch": "The batch's jobs that had failed or were cancelled are queued.",
-    "cancel-batch": "The batch's jobs are cancelled, or asked to stop.",
-    "added": "The schedule is added.",
-    "saved": "The schedule is saved.",
-    "enable": "The schedule is enabled; it catches up on nothing.",
-    "disable": "The schedule is disabled.",
-    "fire": "The job is queued, beside the schedule's ticks.",
-    "set": "The limit is set.",
-    "cleared": "The limit is as code says it.",
-}
-"""What a page says after a change, by the value of `done` in its address."""
+_KEPT = "The job waits for another signal. This one is kept until the job asks for it."
 
 
 def blueprint_of(shard: int) -> str:
@@ -129,7 +109,7 @@ class Dashboard:
         html = self.environment.get_template(f"sqla_jobs/{template}").render(
             is_operator=role is Role.operator,
             role=role,
-            notice=NOTICES.get(request.args.get("done", "")),
+            notice=_notice(request.args.get("done")),
             here=request.endpoint.rpartition(".")[2] if request.endpoint else "",
             now=now,
             lag=g.get("sqla_jobs_lag"),
@@ -162,9 +142,15 @@ class Dashboard:
             raise ConfigurationError("actor returned a coroutine, which nothing awaits here: give a plain function")
         return str(named or "")[:200]
 
-    def done(self, notice: str, endpoint: str, **values: Any) -> AnyResponse:
-        """Redirect to a page that shows one of the `NOTICES`."""
-        return redirect(self.url(endpoint, **values, done=notice), 303)
+    def done(self, what: str, endpoint: str, **values: Any) -> AnyResponse:
+        """Redirect to a page that says that `what` is done: the name of an action on jobs, or another word."""
+        return redirect(self.url(endpoint, **values, done=what), 303)
+
+
+def _notice(done: str | None) -> str | None:
+    if done is None:
+        return None
+    return ACTIONS[done].says if done in ACTIONS else _KEPT if done == "kept" else "Done."
 
 
 def _digest(filename: str) -> str:

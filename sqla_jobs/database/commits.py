@@ -207,8 +207,8 @@ def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
     check_open(session, entity)
     if _RELEASING in session.info:
         raise JobsError(
-            "a listener of before_commit enqueues many jobs, or retries or prunes some: that takes a savepoint, whose "
-            "release calls the listener again, without end. Do it before session.commit(), or enqueue jobs one by one"
+            "a listener of before_commit enqueues many jobs, or changes some: that takes a savepoint, whose release "
+            "calls the listener again, without end. Do it before session.commit(), or enqueue jobs one by one"
         )
     with session.begin_nested() as nested:
         yield

@@ -40,8 +40,8 @@ def explain(error: BaseException) -> str:
             )
         return (
             f"the tables are not as this version needs them ({first_line}): "
-            "`sqla-jobs check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your Alembic "
-            f"history does ({page('migrations')})"
+            "`sqla-jobs migrate --check` names what differs; `sqla-jobs migrate` makes and upgrades them, or your "
+            f"Alembic history does ({page('migrations')})"
         )
     state: str | None = getattr(cause_of(error), "sqlstate", None)
     if isinstance(error, ProgrammingError) and state == _DENIED and _names_ours(_message(error)):

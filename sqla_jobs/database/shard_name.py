@@ -12,7 +12,7 @@ T = TypeVar("T")
 SHARD_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 SHARD: ContextVar[str] = ContextVar("sqla_jobs.shard", default="")
 """The name of the database, for log lines and runs. It is empty where there is only one."""
-_COMMAND = re.compile(r"\bsqla-jobs (?:(?:batch|limit|schedule) )?[a-z]+(?:-[a-z]+)*\b(?! --database-url)")
+_COMMAND = re.compile(r"\bsqla-jobs (?:(?:limit|schedule) )?[a-z]+(?:-[a-z]+)*\b(?! --database-url)")
 """A command in a text, if it works on one of several databases."""
 
 

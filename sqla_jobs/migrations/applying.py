@@ -111,8 +111,8 @@ def _write_version(connection: sa.Connection, models: Models[Any]) -> str:
     if others:
         raise ConfigurationError(
             f"the comment of table {table.fullname} does not say its version, and the tables are not those of version "
-            f"{LATEST} ({others[0]}): `sqla-jobs check` names all differences; once it is known which version they "
-            f"are of, say so: COMMENT ON TABLE {table.fullname} IS 'sqla_jobs schema …'"
+            f"{LATEST} ({others[0]}): `sqla-jobs migrate --check` names all differences; once it is known which "
+            f"version they are of, say so: COMMENT ON TABLE {table.fullname} IS 'sqla_jobs schema …'"
         )
     name: Any = connection.dialect.identifier_preparer.format_table(table)
     connection.execute(sa.text(f"COMMENT ON TABLE {name} IS '{comment_of(LATEST)}'"))

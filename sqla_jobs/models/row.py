@@ -36,12 +36,12 @@ class Row:
         return f"<{type(self).__name__} {' '.join(f'{key}={value!s}' for key, value in shown.items())}>"
 
 
-def id_in(session: Session, row: Row) -> int | None:
+def id_in(session: Session | None, row: Row) -> int | None:
     """Return the id of a row, without loading the row. Flush it first if it is pending in the session.
 
     Return None for a row that is not in the database.
     """
     state: InstanceState[Any] = instance_state(row)
-    if state.pending and state.session is session:
+    if session is not None and state.pending and state.session is session:
         session.flush()
     return None if state.identity is None else int(state.identity[0])

@@ -92,7 +92,7 @@ def check_version(connection: sa.Connection, jobs: sa.Table) -> None:
     if found is None:
         raise ConfigurationError(
             f"the comment of table {jobs.fullname} does not say its version, such as {comment_of(LATEST)!r}; a restore "
-            "without comments loses it: `sqla-jobs check` compares the tables, and `sqla-jobs migrate` writes it again"
+            "without comments loses it: `sqla-jobs migrate --check` compares the tables, and `migrate` writes it again"
         )
     if found < LATEST:
         raise ConfigurationError(outdated(found))

@@ -52,7 +52,7 @@ def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     watched = _named(session, jobs, row.waits_for)
     at = f"It was cancelled at {moment(row.finished_at)} because"
     if (lost := _lost_batch(session, jobs, row, watched)) is not None:
-        why, remedy = lost, f" `sqla-jobs batch retry {watched.batch_id}` runs these jobs and this one again."
+        why, remedy = lost, f" `sqla-jobs retry --batch {watched.batch_id}` runs these jobs and this one again."
     else:
         why, remedy = _ended_as(row, watched), f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
     if is_erased(parse(row.args_text)):
@@ -109,7 +109,7 @@ PREREQUISITES = (
                 OR before.id IS NULL AND first.waits_for <> {NOBODY})
             ) AS held WHERE number > 0""",
         says="{number:they_are job} held because a job before failed, such as job {id}",
-        remedy="sqla-jobs why {id} names the job that failed: retry that one, or retry the held one to run it without",
+        remedy="sqla-jobs show {id} names the job that failed: retry that one, or retry the held one to run it without",
     ),
     Check(
         name="circles of jobs",
@@ -156,7 +156,7 @@ def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> st
 def _held(row: Any, watched: Any, lost: str | None) -> str:
     if lost is not None:
         return (
-            f"It is held: {lost}. `sqla-jobs batch retry {watched.batch_id}` runs these jobs again; "
+            f"It is held: {lost}. `sqla-jobs retry --batch {watched.batch_id}` runs these jobs again; "
             f"`sqla-jobs retry {row.id}` runs this one without them."
         )
     said = f"It is held: {_ended_as(row, watched)}."
@@ -207,10 +207,10 @@ def _root(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
         return None
     said = f"The first job of that chain is job {root.id} ({root.task:.200}), which"
     if root.state in _FAILED and after.if_failed == IfFailed.hold:
-        return f"{said} {_how(root)} and holds job {after.id}: `sqla-jobs why {after.id}` says more."
+        return f"{said} {_how(root)} and holds job {after.id}: `sqla-jobs show {after.id}` says more."
     if (signal := read_awaited(session, jobs, root.id)) is not None:
         return f"{said} waits for the signal {signal!r:.200}."
-    return f"{said} {'is ' if root.state in LIVE else ''}{root.state}: `sqla-jobs why {root.id}` says more."
+    return f"{said} {'is ' if root.state in LIVE else ''}{root.state}: `sqla-jobs show {root.id}` says more."
 
 
 def _for_batches(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

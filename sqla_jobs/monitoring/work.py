@@ -137,7 +137,7 @@ WORK = (
         rows=_unserved_queues,
         says=f"no live worker serves it, and {{number:they_are job/{COUNTED}}} waiting",
         remedy="start a worker with --queues {name}; or move its jobs to a queue that is served: "
-        "sqla-jobs move --queue {name} --to {near}",
+        "sqla-jobs change --queue {name} --to {near}",
         why="No live worker serves queue {name!r}: start one with `--queues {name}`",
     ),
     Check(
@@ -184,7 +184,7 @@ WORK = (
             GROUP BY job.task ORDER BY job.task""",
         says=f"a worker lacks the code or the key for {{number:plural job/{LOOKED_AT}}}, such as job {{id}}: "
         "{reason:.500}",
-        remedy="sqla-jobs why {id} shows which worker takes it; start workers with the code and keys that fit it, or "
+        remedy="sqla-jobs show {id} shows which worker takes it; start workers with the code and keys that fit it, or "
         "give new parameters of the task a default. Where arguments do not fit, the attempt fails after a minute",
     ),
     Check(
@@ -209,7 +209,7 @@ WORK = (
             WHERE enabled AND task <> ALL(CAST(:known AS text[])) ORDER BY name LIMIT 20""",
         says="it enqueues jobs of task {task:.200}{next_at:moment|, next at }, which this application does not declare"
         "{task:did_you_mean}",
-        remedy="deploy the code that declares the task; or disable it: sqla-jobs schedule disable {cut:quote}",
+        remedy="deploy the code that declares the task; or disable it: sqla-jobs schedule set {cut:quote} --disable",
     ),
     Check(
         name="jobs of vanished processes",

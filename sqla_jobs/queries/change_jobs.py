@@ -64,23 +64,23 @@ def update_jobs(
     ids: Sequence[int],
     conditions: Sequence[sa.ColumnElement[bool]],
     values: Mapping[str, Any],
-) -> int:
+) -> Sequence[int]:
     """Update the jobs in `ids` that meet the conditions.
 
-    Return the number of updated jobs. Jobs that are locked, or have been changed since the statement began, are
+    Return the ids of the updated jobs. Jobs that are locked, or have been changed since the statement began, are
     skipped.
     """
     job = models.Job
     statement = sa.update(job).where(_free(job, conditions)).values(values).returning(job.id)
-    return len(session.execute(statement, {"all_ids": sorted(ids)}, execution_options=_HERE).all())
+    return session.scalars(statement, {"all_ids": sorted(ids)}, execution_options=_HERE).all()
 
 
 def erase(
     session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[sa.ColumnElement[bool]]
-) -> int:
+) -> Sequence[int]:
     """Erase the arguments, results and errors of the jobs in `ids` that have ended and meet the conditions.
 
-    Return the number of erased jobs. Locked or changed jobs are skipped, as in `update_jobs`.
+    Return the ids of the erased jobs. Locked or changed jobs are skipped, as in `update_jobs`.
     """
     job, jobs = models.Job, models.tables["jobs"]
     erased = (
@@ -90,8 +90,8 @@ def erase(
         .returning(jobs.c.id)
         .cte("erased")
     )
-    statement = sa.select(sa.func.count()).select_from(erased).add_cte(*erased_with(models.tables, erased))
-    return session.scalar(statement, {"all_ids": list(ids)}, bind_arguments={"mapper": job}) or 0
+    statement = sa.select(erased.c.id).add_cte(*erased_with(models.tables, erased))
+    return session.scalars(statement, {"all_ids": list(ids)}, bind_arguments={"mapper": job}).all()
 
 
 def _free(job: Any, conditions: Sequence[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:

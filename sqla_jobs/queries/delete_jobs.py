@@ -92,10 +92,6 @@ class Removal:
         """
         return [refers for _, refers in self._references(session)]
 
-    def referring(self, session: Session, job_id: int) -> list[Reference]:
-        """Return the foreign keys through which rows refer to the job and prevent its deletion."""
-        return [reference for reference, number in self.kept(session, [self._job.id == job_id]) if number]
-
     def kept(
         self, session: Session, conditions: Sequence[sa.ColumnElement[bool]], *, most: int | None = None
     ) -> list[tuple[Reference, int]]:
@@ -204,7 +200,7 @@ class Removal:
         references: Sequence[sa.ColumnElement[bool]],
         graphs: Graphs,
         are_alone: bool = False,
-    ) -> int:
+    ) -> list[int]:
         """Delete jobs as `remove` does, but skip those that a younger job, or a retry in progress, may need.
 
         Lock the jobs first. Only a later statement sees the jobs that were enqueued after these before the lock. Jobs
@@ -223,11 +219,11 @@ class Removal:
         ids: Sequence[int],
         conditions: Sequence[sa.ColumnElement[bool] | sa.TextClause],
         references: Sequence[sa.ColumnElement[bool]],
-    ) -> int:
+    ) -> list[int]:
         """Delete the jobs in `ids` that still meet the conditions, with their runs.
 
-        Return the number of deleted jobs. Skip jobs that are running, are locked, have been changed since the statement
-        began, or are referred to.
+        Return the ids of the deleted jobs. Skip jobs that are running, are locked, have been changed since the
+        statement began, or are referred to.
         """
         return self._remove(session, ids, conditions, references, ("blocked", "cancelled"))
 
@@ -242,7 +238,7 @@ class Removal:
         conditions: Sequence[sa.ColumnElement[bool] | sa.TextClause],
         references: Sequence[sa.ColumnElement[bool]],
         waiting: Sequence[str],
-    ) -> int:
+    ) -> list[int]:
         """Delete jobs as `remove` does. For jobs in the states `waiting`, the deleted jobs count as cancelled."""
         job, runs = self._job, self._runs
         free = sa.select(ctid.label("ctid")).where(self._named, job.state != "running", *conditions)
@@ -256,13 +252,13 @@ class Removal:
         # for the jobs that wait for it, a deleted job counts as cancelled
         cut = sa.update(edges).where(edges.c.needs_id == sa.any_(array_of(gone))).values(needs_id=sa.null()).cte("cut")
         # delete through the mapped class, so that the session's listeners see the statement
-        statement = sa.delete(job).where(ctid == chosen).returning(job.batch_id).add_cte(without, cut)
+        statement = sa.delete(job).where(ctid == chosen).returning(job.id, job.batch_id).add_cte(without, cut)
         options = {"synchronize_session": False}
-        removed = session.scalars(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
-        batches = removed.all()
-        if some := {batch_id for batch_id in batches if batch_id is not None}:
+        removed = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
+        rows = removed.all()
+        if some := {row.batch_id for row in rows if row.batch_id is not None}:
             MarkDeleted(Tables(self.models))(session, some, waiting)
-        return len(batches)
+        return [row.id for row in rows]
 
 
 _REFERENCES = sa.text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -19,6 +20,7 @@ MAX_ID = 9_000_000_000_000_000_000
 """The maximum id of a row. The server and drivers can add 1 to it without overflow."""
 MAX_DEPTH = 100
 """Maximum depth of nested JSON that is stored or shown."""
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
 """The range of times that may be stored. Every driver can read these times in every time zone."""
 
@@ -110,6 +112,19 @@ def read_moment(what: str, text: str) -> datetime:
         return check_moment(what, moment)
     except (ValueError, OverflowError):
         raise ArgumentsError(f"{what}={text!r:.40} is not a time: write one such as 2026-03-29T14:30, in UTC") from None
+
+
+def read_duration(what: str, text: str) -> timedelta:
+    """Parse a duration such as 90s, 15m, 12h, 7d or 2w. Raises `ArgumentsError` if it is invalid."""
+    parts = re.fullmatch(r"(\d{1,5})([smhdw])", text)
+    if parts is None:
+        raise ArgumentsError(f"{what}={text!r:.40} is not a duration: write 90s, 15m, 12h, 7d or 2w")
+    return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+
+
+def read_time(what: str, text: str) -> datetime | timedelta:
+    """Parse a duration, or a time as `read_moment` does. Raises `ArgumentsError` if it is neither."""
+    return read_duration(what, text) if text[-1:] in _UNITS else read_moment(what, text)
 
 
 def check_moment(what: str, moment: datetime) -> datetime:

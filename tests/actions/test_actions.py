@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from tenacity import Retrying, stop_after_attempt
 
-from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, UnknownJob, UnknownTask
+from sqla_jobs import ArgumentsError, Changed, JobMixin, Jobs, JobState, UnknownJob, UnknownTask
 from sqla_jobs.queries import Queries
 from sqla_jobs.testing import drain, make_job
 
@@ -85,7 +85,7 @@ class TestCancel:
         job = in_state(session, state)
         note.enqueue(session, 2)
         before = now(session)
-        assert jobs.cancel(session, named(job)) is True
+        assert jobs.cancel(session, named(job))
         assert job.state == "cancelled"
         assert job.finished_at is not None
         assert before <= job.finished_at <= now(session)
@@ -97,24 +97,24 @@ class TestCancel:
     ) -> None:
         job = in_state(session, "running")
         lease = job.current_run_id
-        assert jobs.cancel(session, named(job)) is True
+        assert jobs.cancel(session, named(job))
         asked = job.cancel_requested_at
         assert asked is not None
         assert (job.state, job.finished_at, job.current_run_id) == ("running", None, lease)
-        assert jobs.cancel(session, named(job)) is True
+        assert jobs.cancel(session, named(job))
         assert job.cancel_requested_at == asked
 
     @pytest.mark.parametrize("state", ENDED)
     def test_a_job_that_ended_stays_as_it_is(self, session: Session, state: str) -> None:
         job = in_state(session, state)
         ended = job.finished_at
-        assert jobs.cancel(session, job) is False
+        assert not jobs.cancel(session, job)
         session.refresh(job)
         assert (job.state, job.cancel_requested_at, job.finished_at) == (state, None, ended)
 
     def test_a_job_that_is_still_pending_in_the_session_is_cancelled(self, session: Session) -> None:
         job = note.enqueue(session, 1)
-        assert jobs.cancel(session, job) is True
+        assert jobs.cancel(session, job)
         assert job.state == "cancelled"
 
     def test_it_gives_the_unique_key_back(self, session: Session) -> None:
@@ -128,7 +128,7 @@ class TestRetry:
         job = fail.enqueue(session)
         assert drain(jobs, session, ahead=60, errors="record") == 2
         assert (job.state, job.attempt, job.max_attempts) == ("failed", 2, 2)
-        assert jobs.retry(session, job) is True
+        assert jobs.retry(session, job)
         assert (job.state, job.attempt, job.max_attempts, job.finished_at) == ("queued", 2, 3, None)
         assert drain(jobs, session, errors="record") == 1
         assert [run.outcome for run in job.runs] == ["retried", "failed", "failed"]
@@ -141,7 +141,7 @@ class TestRetry:
     ) -> None:
         job = in_state(session, state, run_at=func.now() + func.make_interval(1), cancel_requested_at=func.now())
         note.enqueue(session, 2)
-        assert jobs.retry(session, named(job)) is True
+        assert jobs.retry(session, named(job))
         assert (job.state, job.cancel_requested_at) == ("queued", None)
         assert job.run_at <= now(session)
         assert job.max_attempts == 25
@@ -152,20 +152,17 @@ class TestRetry:
     def test_a_job_under_way_stays_as_it_is(self, session: Session, state: str) -> None:
         job = in_state(session, state)
         position = job.position
-        assert jobs.retry(session, job) is False
+        assert not jobs.retry(session, job)
         session.refresh(job)
         assert (job.state, job.position) == (state, position)
 
-    def test_a_key_that_another_live_job_has_is_an_error_that_leaves_the_transaction_usable(
-        self, session: Session
-    ) -> None:
+    def test_a_job_whose_key_another_live_job_has_is_left_alone(self, session: Session) -> None:
         old = in_state(session, "failed", unique_key="k")
         live = note.options(unique_key="k").enqueue(session, 2)
-        with pytest.raises(JobsError, match=f"job {old.id} cannot be retried: live job {live.id} has its unique key"):
-            jobs.retry(session, old)
+        assert jobs.retry(session, old) == Changed(seen=1, changed=0, left=(old.id,))
         assert old.state == "failed"
         jobs.cancel(session, live)
-        assert jobs.retry(session, old) is True
+        assert jobs.retry(session, old)
 
 
 @pytest.mark.parametrize("action", [jobs.cancel, jobs.retry])
@@ -183,7 +180,7 @@ class TestBoth:
         with Session(tables) as session:
             job = in_state(session, "scheduled")
             session.commit()
-            assert action(session, job) is True
+            assert action(session, job)
             session.rollback()
             assert job.state == "scheduled"
             session.delete(job)
@@ -191,7 +188,7 @@ class TestBoth:
 
     def test_a_scoped_session_is_taken(self, tables: Engine, action: Callable[..., bool]) -> None:
         scoped = scoped_session(sessionmaker(tables))
-        assert action(scoped, in_state(scoped(), "scheduled")) is True
+        assert action(scoped, in_state(scoped(), "scheduled"))
         scoped.remove()
 
     def test_what_the_caller_changed_on_the_job_is_kept(self, session: Session, action: Callable[..., bool]) -> None:
@@ -203,6 +200,72 @@ class TestBoth:
         session.flush()
         session.refresh(job)
         assert job.priority == 9
+
+
+class TestWhere:
+    """Changes to all jobs of a selection, in the caller's transaction."""
+
+    def test_each_change_touches_what_is_selected_and_names_what_it_leaves(self, session: Session) -> None:
+        failed, queued = in_state(session, "failed"), in_state(session, "queued")
+        live, dead = in_state(session, "running"), in_state(session, "succeeded")
+        others = jobs.select(queues=["elsewhere"])
+        for change in (jobs.retry, jobs.cancel, jobs.delete, jobs.erase):
+            assert change(session, where=others) == Changed()
+        assert jobs.move(session, where=jobs.select(states=["queued"]), queue="slow", priority=3) == Changed(1, 1)
+        assert (queued.queue, queued.priority) == ("slow", 3)
+        assert jobs.reschedule(session, where=jobs.select(tasks=["note"], queues=["slow"]), delay=3600)
+        assert (queued.state, queued.run_at > now(session)) == ("scheduled", True)
+        assert jobs.erase(session, where=jobs.select(text="number")) == Changed(4, 2, (queued.id, live.id))
+        assert (failed.args, dead.args) == ({"(erased)": True}, {"(erased)": True})
+        assert jobs.retry(session, where=jobs.select(queues=["mail"])) == Changed(1, 0, (failed.id,))
+        assert jobs.cancel(session, where=jobs.select()) == Changed(2, 2)
+        assert jobs.delete(session, where=jobs.select()) == Changed(3, 3)
+        assert session.scalars(select(jobs.Job.id)).all() == [live.id]
+
+    def test_retries_are_spread_the_oldest_first(self, session: Session) -> None:
+        first, last = in_state(session, "failed"), in_state(session, "failed")
+        assert jobs.retry(session, where=jobs.select(states=["failed"]), over=timedelta(hours=2)).changed == 2
+        assert (first.state, last.state) == ("scheduled", "scheduled")
+        assert last.run_at - first.run_at == pytest.approx(timedelta(hours=1), abs=timedelta(seconds=5))
+
+    def test_a_batch_is_moved_and_rescheduled_as_one(self, session: Session) -> None:
+        batch = jobs.batch(session)
+        job = note.options(batch=batch).enqueue(session, 1)
+        later = datetime(2999, 1, 1, tzinfo=UTC)
+        assert jobs.move(session, batch, priority=2) == jobs.reschedule(session, batch, run_at=later) == Changed(1, 1)
+        assert (job.priority, job.run_at) == (2, later)
+        assert jobs.cancel(session, where=jobs.select(batch=batch)) == Changed(1, 1)
+
+    def test_what_somebody_holds_is_left_alone(self, engine: Engine) -> None:
+        Base.metadata.create_all(engine)
+        with Session(engine) as session, Session(engine) as other:
+            held, free = in_state(session, "failed"), in_state(session, "failed")
+            session.commit()
+            other.execute(select(jobs.Job.id).where(jobs.Job.id == held.id).with_for_update())
+            assert jobs.retry(session, where=jobs.select()) == Changed(2, 1, (held.id,))
+            session.rollback()
+            assert free.state == "failed"
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            lambda session: jobs.select(states=["done"]),
+            lambda session: jobs.select(tasks="note"),
+            lambda session: jobs.select(ended_before=datetime(2030, 1, 1)),  # noqa: DTZ001
+            lambda session: jobs.select(batch=jobs.batch(session)),
+            jobs.retry,
+            lambda session: jobs.retry(session, 1, where=jobs.select()),
+            lambda session: jobs.retry(session, where=jobs.select(), over=-1),
+            lambda session: jobs.move(session, 1),
+            lambda session: jobs.move(session, 1, priority=11),
+            lambda session: jobs.reschedule(session, 1),
+            lambda session: jobs.reschedule(session, 1, delay=-1),
+            lambda session: jobs.reschedule(session, 1, run_at=datetime(2030, 1, 1)),  # noqa: DTZ001
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, session: Session, wrong: Callable[[Session], object]) -> None:
+        with pytest.raises(ArgumentsError):
+            wrong(session)
 
 
 class TestPause:

@@ -380,13 +380,13 @@ class TestAViewer:
     @pytest.mark.slow
     def test_sees_every_page(self, viewer: Engine) -> None:
         visitor = Visitor(dashboard_shop.create_app(lambda: Role.viewer))
-        more = ["/?span=day", "/jobs?state=failed", "/jobs?task=add", "/jobs?error=no", "/jobs?args=a%3D1", "/jobs/2"]
+        more = ["/?span=day", "/jobs?state=failed", "/jobs?task=add", "/jobs?error=no", "/jobs?arg=a%3D1", "/jobs/2"]
         for path in [*PATHS, *more]:
             visitor.get(path)
 
     @pytest.mark.slow
     def test_looks_by_the_command_line(self, viewer: Engine) -> None:
-        commands = ("status", "list", "show 1", "why 2", "limits", "doctor", "schedule list", "list --error no")
+        commands = ("status", "list", "show 1", "show 2", "limit list", "doctor", "schedule list", "list --error no")
         for command in commands:
             result = CliRunner().invoke(main, [*command.split(), "--app", "tests.dashboard_shop:jobs"])
             assert result.exit_code == 0, result.output

@@ -26,12 +26,12 @@ WRONG = [
     ["worker", "--queues", "mail=many"],
     ["worker", "--retention", "x=7d"],
     ["worker", "--retention", "audit=soon"],
-    ["clock", "--lease", "1"],
-    ["clock", "--log-level", "LOUD"],
+    ["worker", "--clock-only", "--lease", "1"],
+    ["worker", "--clock-only", "--log-level", "LOUD"],
     ["migrate", "--sql", "--citus"],
     ["dashboard", "--port", "70000"],
     ["enqueue", "mark", '{"n": 1}', "--priority", "11"],
-    ["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'],
+    ["schedule", "set", "x", "--task", "mark", "--cron", "61 * * * *", "--args", '{"n": 1}'],
 ]
 
 Python = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -35,7 +34,7 @@ from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard.visitor import Visitor, words
 from tests.dashboard_shop import HOSTILE, create_app, jobs
-from tests.helpers import flood, wait_until
+from tests.helpers import flood
 
 
 def rows(page: str) -> list[int]:
@@ -182,7 +181,7 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
     own = [f"/jobs/{job.id}", f"/jobs/{unknown.id}", f"/schedules/{schedule.id}", f"/schedules/{disabled.id}"]
     pages = [visitor.get(path) for path in (*PATHS[:2], "/jobs?state=failed", *own, f"{own[2]}/edit", *PATHS[-3:])]
     assert sum(page.count("&lt;script&gt;") for page in pages) > 30
-    named = ("task", "queue", "error", "args", "key", "created_after", "state", "schedule", "sort", "after")
+    named = ("task", "queue", "error", "arg", "key", "newer_than", "state", "schedule", "sort", "after")
     pages += [visitor.client.get("/ops/jobs", query_string={name: HOSTILE}).text for name in named]
     for page in pages:
         assert "<script>alert" not in page
@@ -213,10 +212,10 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
 def test_what_is_hidden_cannot_be_guessed_by_searching(visitor: Visitor, session: Session) -> None:
     shop.login.options(delay=60).enqueue(session, user="ada", password="hunter2")
     session.commit()
-    assert len(rows(visitor.get("/jobs?args=user=ada"))) == 1
-    assert rows(visitor.get("/jobs?args=password=hunter2")) == []
-    assert rows(visitor.get('/jobs?args={"user":"ada","password":"hunter2"}')) == []
-    response = visitor.post("/jobs/change", {"action": "cancel", "all": "1", "args": "password=hunter2"})
+    assert len(rows(visitor.get("/jobs?arg=user=ada"))) == 1
+    assert rows(visitor.get("/jobs?arg=password=hunter2")) == []
+    assert rows(visitor.get('/jobs?arg={"user":"ada","password":"hunter2"}')) == []
+    response = visitor.post("/jobs/change", {"action": "cancel", "all": "1", "arg": "password=hunter2"})
     assert "No job to cancel" in response.text
 
 
@@ -340,12 +339,11 @@ FILTERS: list[tuple[str, Callable[[int], bool]]] = [
     ("queue=mail&task=fail&state=queued", lambda n: False),
     ("error=keyerror", lambda n: n % 4 == 1),
     ("error=no+17+%25_", lambda n: n == 17),
-    ("args=tag=tag+3", lambda n: n % 10 == 3),
-    ('args=n=13,tag="tag+3"', lambda n: n == 13),
-    ('args={"n":13}', lambda n: n == 13),
+    ("arg=tag=tag+3", lambda n: n % 10 == 3),
+    ('arg={"n":13,"tag":"tag+3"}', lambda n: n == 13),
     ("key=key+18", lambda n: n == 18),
-    ("created_after=2026-01-02T00:00&created_before=2026-01-02T10:00", lambda n: 24 <= n < 34),
-    ("state=succeeded&created_before=2026-01-01T09:00", lambda n: n % 4 == 0 and n < 9),
+    ("newer_than=2026-01-02T00:00&older_than=2026-01-02T10:00", lambda n: 24 <= n < 34),
+    ("state=succeeded&older_than=2026-01-01T09:00", lambda n: n % 4 == 0 and n < 9),
     ("state=queued&queue=mail", lambda n: n % 4 == 2 and n % 3 > 0),
 ]
 
@@ -403,25 +401,14 @@ def test_jobs_of_a_state_are_counted_up_to_a_bound(visitor: Visitor, session: Se
     assert "queued 10,000+ running" in words(visitor.get("/jobs"))
 
 
-@pytest.mark.slow
-def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
-    visitor: Visitor, database: Engine, session: Session
+def test_a_filter_says_how_far_it_looked_and_goes_on(
+    visitor: Visitor, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search waits for a lock until its time is up."""
     fill(session)
-    many = "INSERT INTO sqla_jobs (task, args) SELECT 'add', '{}' FROM generate_series(1, 20000)"
-    session.execute(text(many))
-    session.commit()
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    too_long = "now() - query_start > interval '1.1 seconds'"
-    with ThreadPoolExecutor(1) as thread, database.connect() as watching:
-        watching.execution_options(isolation_level="AUTOCOMMIT")
-        with database.begin() as holding:
-            holding.execute(text("LOCK TABLE sqla_jobs"))
-            first = thread.submit(visitor.get, "/jobs?args=n=3")
-            wait_until(lambda: watching.scalar(text(f"{waiting} AND {too_long}")))
-        page = first.result()
-    assert "Not everything was searched. 20,000 jobs were searched" in words(page)
+    monkeypatch.setattr("sqla_jobs.dashboard.views.jobs_list.RECENT", 100)
+    monkeypatch.setattr(listing, "RECENT", 100)
+    page = visitor.get("/jobs?arg=n=3")
+    assert "A page with a filter looks at 100 jobs, and none of them matches" in words(page)
     assert rows(page) == []
     found = re.search(r'href="([^"]+)">Search further', page)
     assert found
@@ -431,24 +418,22 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
 
 
 ADDRESSES = {
-    "/jobs?created_after=1000-01-01T00:00&created_before=8999-12-31T00:00": 200,
+    "/jobs?newer_than=1000-01-01T00:00&older_than=8999-12-31T00:00": 200,
     "/jobs/1?before=x": 200,
     f"/jobs/1?before={2**63}": 200,
     "/jobs?state=wrong": 400,
-    "/jobs?args=nonsense": 400,
-    "/jobs?args={": 400,
-    "/jobs?created_after=yesterday": 400,
-    "/jobs?created_before=9999-12-31T23:59:59": 400,
-    "/jobs?args=x=1e999": 400,
-    '/jobs?args=x="\\u0000"': 400,
+    "/jobs?arg=nonsense": 400,
+    "/jobs?arg={": 400,
+    "/jobs?newer_than=yesterday": 400,
+    "/jobs?older_than=9999-12-31T23:59:59": 400,
+    "/jobs?arg=x=1e999": 400,
+    '/jobs?arg=x="\\u0000"': 400,
     "/jobs?schedule=x": 400,
     "/jobs?task=%00": 400,
     "/jobs?after=nonsense": 400,
-    "/jobs?state=failed&after=WzFd": 400,  # [1]
-    "/jobs?state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0": 400,  # ["q", 1099511627776, 0, 0]
-    "/jobs?state=queued&after=WyJcdTAwMDAiLDAsMCwwXQ": 400,  # ["\u0000", 0, 0, 0]
     "/audit?subject=%00": 400,
-    "/audit?after=WzkyMjMzNzIwMzY4NTQ3NzU4MDhd": 400,  # [2**63]
+    "/jobs?state=queued&after=4711": 400,
+    f"/audit?after={2**63}": 400,
     f"/jobs/{2**63}": 404,
     f"/jobs/{2**63 - 1}": 404,
     f"/schedules/{2**63}/edit": 404,
@@ -476,9 +461,9 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         session.refresh(job)
         return job
 
-    assert 'role="status"' in visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"})
+    assert 'role="status"' in visitor.change(f"{one}/change", {"run_at": "2031-02-03T04:05"})
     assert (now().state, job.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
-    visitor.change(f"{one}/move", {"to_queue": "mail", "to_priority": "-3"})
+    visitor.change(f"{one}/change", {"to": "mail", "priority": "-3"})
     assert (now().queue, job.priority) == ("mail", -3)
     visitor.change(f"{one}/retry")
     assert now().state == "queued"
@@ -488,12 +473,12 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert now().state == "queued"
     visitor.change(f"{one}/delete")
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
-    actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
+    actions = ["change", "change", "retry", "cancel", "retry", "delete"]
     assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
     details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
     assert details[1:] == [{"queue": "mail", "priority": -3}, {}, {}, {}, {"task": "add"}]
     assert "2031-02-03T04:05:00+00:00" in words(visitor.get("/audit"))
-    assert visitor.get(f"/audit?subject=job+{job_id}").count("<strong>move</strong>") == 1
+    assert visitor.get(f"/audit?subject=job+{job_id}").count("<strong>change</strong>") == 2
 
 
 def test_what_cannot_be_done_is_said_and_changes_nothing(visitor: Visitor, session: Session) -> None:
@@ -503,10 +488,10 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(visitor: Visitor, sessi
     before = session.execute(whole).all()
     for action, fields in (
         ("retry", {}),
-        ("reschedule", {"run_at": "tomorrow"}),
-        ("reschedule", {"run_at": "9999-12-31T23:59"}),
-        ("move", {"to_queue": "a\x00b", "to_priority": "0"}),
-        ("move", {"to_queue": "mail", "to_priority": "11"}),
+        ("change", {"run_at": "tomorrow"}),
+        ("change", {"run_at": "9999-12-31T23:59"}),
+        ("change", {"to": "a\x00b", "priority": "0"}),
+        ("change", {"to": "mail", "priority": "11"}),
     ):
         assert visitor.post(f"/jobs/{job.id}/{action}", fields).status_code == 409
         session.rollback()
@@ -564,7 +549,7 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     page = visitor.post("/jobs/change/run", hidden(confirm.text)).text
     while "data-auto" in page:  # a request works for a second
         page = visitor.post("/jobs/change/run", hidden(page)).text
-    assert "1,230 jobs queued" in words(page)
+    assert "1,230 jobs retried" in words(page)
     assert "4 jobs that matched before had changed meanwhile" in words(page)
     session.rollback()
     assert session.scalar(select(func.count()).where(jobs.Job.state == "queued")) == 1230
@@ -586,13 +571,13 @@ def test_many_are_moved_rescheduled_and_retried_bit_by_bit(visitor: Visitor, ses
         session.rollback()
         return words(page)
 
-    assert "over must be" in change("retry", over="9" * 18)
-    assert "700 jobs queued" in change("retry", over="70")
+    assert "is not a duration" in change("retry", over="9" * 18)
+    assert "700 jobs retried" in change("retry", over="70m")
     due = session.scalars(select(jobs.Job.run_at).where(jobs.Job.state == "scheduled").order_by(jobs.Job.id)).all()
     assert (due[-1] - due[0]).total_seconds() == pytest.approx(70 * 60 * 699 / 700, abs=10)
-    assert "700 jobs moved" in change("move", to_queue="slow", to_priority="")
-    assert "neither queue= nor priority= is given" in change("move", to_queue="", to_priority="")
-    assert "700 jobs rescheduled" in change("reschedule", run_at="2031-02-03T04:05")
+    assert "700 jobs changed" in change("change", to="slow", priority="")
+    assert "nothing to change is given" in change("change", to="", priority="")
+    assert "700 jobs changed" in change("change", run_at="2031-02-03T04:05")
     found = session.execute(select(jobs.Job.queue, jobs.Job.priority, jobs.Job.run_at).distinct()).all()
     assert found == [("slow", 0, datetime(2031, 2, 3, 4, 5, tzinfo=UTC))]
     details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()

@@ -45,7 +45,7 @@ def test_fields_for_a_task_and_a_queue_complete(visitor: Visitor, session: Sessi
         assert offered(page, "task") == sorted(TASKS)
         assert offered(page, "queue") == QUEUES
     assert offered(visitor.get("/limits/new"), "queue") == QUEUES
-    assert offered(visitor.get("/jobs/2"), "to_queue") == QUEUES
+    assert offered(visitor.get("/jobs/2"), "to") == QUEUES
     session.add_all(jobs.Job(task="add", args={"a": n}) for n in range(1000))
     session.commit()
     assert "from elsewhere" not in offered(visitor.get("/jobs"), "task"), "jobs long past are not read"

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.testing import make_batch
 from tests import dashboard_shop as shop
+from tests.dashboard.test_dashboard import hidden
 from tests.dashboard.visitor import Visitor, words
 from tests.dashboard_shop import HOSTILE, jobs
 from tests.helpers import states
@@ -56,13 +57,13 @@ def test_a_batch_shows_its_states_failed_jobs_and_what_waits(
     said = words(page)
     for told in (f"import 17 #{batch.id} 2 of 3 ended 67 %", f"fail #{bad.id}", "no paper", f"add #{report.id}"):
         assert told in said
-    assert f"add #{report.id} blocked" in words(visitor.change(f"/batches/{batch.id}/retry"))
-    visitor.change(f"/batches/{batch.id}/cancel")
+    for action in ("retry", "cancel"):
+        assert f'name="action" value="{action}"' in page
+        fields = {"action": action, "all": "1", "batch": batch.id}
+        visitor.post("/jobs/change/run", hidden(visitor.post("/jobs/change", fields).text))
+        assert states(session)[report.id] == "blocked"
     assert states(session)[other.id] == "cancelled"
-    assert "retry batch" in words(visitor.get(f"/audit?subject=batch+{batch.id}"))
     visitor.get("/batches/99", 404)
-    assert visitor.post("/batches/99/retry").status_code == 404
-    assert visitor.post(f"/batches/{batch.id}/delete").status_code == 404
 
 
 def test_jobs_are_filtered_by_batch_and_by_blocked(visitor: Visitor, session: Session) -> None:

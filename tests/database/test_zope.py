@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
     "resume": lambda session: jobs.resume(session, "slow"),
     "set_limit": lambda session: jobs.set_limit(session, shop.mark, running=1),
     "clear_limit": lambda session: jobs.clear_limit(session, shop.write),
-    "prune": lambda session: jobs.prune(session, older_than=0),
+    "delete": lambda session: jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=0))),
 }
 
 

@@ -115,6 +115,7 @@ def test_people_see_that_it_is_encrypted_whatever_keys_they_have(
         assert (failed["error_type"], failed["error"].splitlines()[-1]) == ("ValueError", "not now")
         told = [
             *(command(name) for name in ("list", "status", "doctor", "audit")),
+            *(command("list", "--text", words) for words in (SECRET, "charged", "account")),
             command("list", "--arg", "account=7"),
             command("show", str(waiting.id)),
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
@@ -18,10 +20,10 @@ def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
     session.execute(text("UPDATE sqla_jobs SET finished_at = finished_at - interval '90 days' WHERE id = 1"))
     session.commit()
-    assert jobs.prune(session, older_than=86400) == 0
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=86400))).changed == 0
     jobs.cancel(session, 1)
     session.execute(text("UPDATE sqla_jobs SET finished_at = finished_at - interval '90 days' WHERE id = 1"))
-    assert jobs.prune(session, older_than=86400) == 1
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=86400))).changed == 1
     session.commit()
     with jobs.worker(clock=False):
         wait_until(lambda: states(database) == {"succeeded": 1})

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import Unique
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.jobs import Move
+from sqla_jobs.actions.jobs import Alter
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.backfill import Gated
@@ -146,7 +146,7 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
         enqueue(database, shop.ordered, [{"account": 1, "n": n} for n in (1, 2)])
         if change == "move many":
             it = nullcontext(Changing(session, jobs._models, jobs.tasks))
-            (done,) = Move("other", 9).in_batches(lambda: it, Selection(ids=(first.id,)))
+            (done,) = Alter("other", 9).in_batches(lambda: it, Selection(ids=(first.id,)))
             assert done.changed == 1
         else:
             shop.ordered.options(unique_key="first", unique=policy, priority=9).enqueue(session, account=1, n=0)

@@ -72,7 +72,7 @@ def test_what_writes_to_jobs_writes_to_a_table_that_citus_knows_whatever_its_rol
     for _ in range(2):
         assert invoke(beside_citus, "migrate", "--citus").exit_code == 0
     assert verdicts(beside_citus) == {"ok"}
-    assert invoke(beside_citus, "check").exit_code == 0
+    assert invoke(beside_citus, "migrate", "--check").exit_code == 0
     with beside_citus.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM sqla_two_phases")) == 0
         connection.execute(text("INSERT INTO sqla_two_phases VALUES (1)"))
@@ -106,7 +106,7 @@ def test_no_worker_starts_on_tables_that_citus_manages(beside_citus: Engine) -> 
     for service in (jobs.worker(clock=False), jobs.clock()):
         with pytest.raises(ConfigurationError, match="sqla_runs"):
             service.start()
-    checked = invoke(beside_citus, "check")
+    checked = invoke(beside_citus, "migrate", "--check")
     assert (checked.exit_code, "sqla_runs: kind is a table of Citus" in checked.stdout) == (1, True)
 
 

@@ -107,16 +107,16 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     with engine.begin() as connection:
         connection.execute(text(ENDED))
     queues = "default=8,ended by the old=2"
-    old_worker = old.worker("--processes", "2", "--queues", queues, clock=False)
+    old_worker = old.worker("--processes", "2", "--queues", queues)
     shop.wait_for_workers(2)
     simple = old.enqueuer("simple")
     shop.wait_for_effects(60)
 
     new.sqla_jobs("migrate")
     shop.wait_for_effects(40)
-    assert f"version {LATEST}" in new.sqla_jobs("check")
+    assert f"version {LATEST}" in new.sqla_jobs("migrate", "--check")
 
-    new_worker = new.worker("--processes", "2", "--queues", "default=8", clock=False)
+    new_worker = new.worker("--processes", "2", "--queues", "default=8")
     shop.wait_for_workers(4)
     graph = new.enqueuer("graph")
     shop.wait_for_effects(40, f"job_id IN (SELECT job_id FROM sqla_edges) AND version = {LATEST}")
@@ -130,7 +130,7 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     wait_until(lambda: not shop.rows(f"{UNDONE} AND s.kind = 'graph'"))
     found = shop.rows(FOUND)
 
-    old_worker = old.worker("--processes", "2", "--queues", queues, clock=False)
+    old_worker = old.worker("--processes", "2", "--queues", queues)
     shop.wait_for_effects(20, f"version = {OLD}")
     new_worker.stop()
     new.python("-c", DOWN, database_url, str(LATEST))
@@ -179,7 +179,7 @@ def test_the_released_library_charges_an_attempt_for_each_loss(
     new.python("-c", LOSING, database_url)
     with engine.begin() as connection:
         connection.execute(text(LOST))
-    worker, shop = old.worker(clock=False), Shop(engine)
+    worker, shop = old.worker(), Shop(engine)
     wait_until(
         lambda: shop.rows("SELECT attempt, state FROM sqla_jobs ORDER BY id") == [(2, "succeeded"), (1, "succeeded")]
     )

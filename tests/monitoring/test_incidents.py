@@ -198,9 +198,9 @@ def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database
 def test_a_schedule_of_an_undeclared_task_is_reported(database: Engine, session: Session) -> None:
     session.add(jobs.Schedule(name="night run", task="tkae", cron="0 3 * * *"))
     session.commit()
-    assert doctor()["schedule night run"][1].endswith("sqla-jobs schedule disable 'night run'")
+    assert doctor()["schedule night run"][1].endswith("sqla-jobs schedule set 'night run' --disable")
     assert warned(session, "schedule night run")
-    CliRunner().invoke(main, ["schedule", "disable", "night run", "--app", f"{__name__}:jobs"])
+    CliRunner().invoke(main, ["schedule", "set", "night run", "--disable", "--app", f"{__name__}:jobs"])
     assert "schedule night run" not in doctor()
 
 

@@ -94,7 +94,7 @@ def test_pages_and_commands_read_from_a_standby() -> None:
         registry = CollectorRegistry()
         registry.register(collector(jobs))
         assert "sqla_jobs_database_up 1.0" in generate_latest(registry).decode()
-        for words in (["status"], ["list"], ["show", str(job_id)], ["doctor", "--all"], ["limits"], ["audit"]):
+        for words in (["status"], ["list"], ["show", str(job_id)], ["doctor", "--all"], ["limit", "list"], ["audit"]):
             name, *others = words
             done = CliRunner().invoke(main, [name, "tests.shop:jobs", *others, "--database-url", pair.standby.url])
             assert done.exit_code == 0, done.output

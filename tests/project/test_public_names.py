@@ -9,7 +9,7 @@ import pytest
 PUBLIC = {
     "sqla_jobs": {
         *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "AsyncRunContext", "RunEvent"),
-        *("Cancel", "Snooze", "PARKED"),
+        *("Cancel", "Snooze", "PARKED", "Changed"),
         *("Retry", "Unique", "JobExists", "JobFailed", "JobUpdate"),
         *("Task", "TaskOptions", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "BatchCounts", "BatchMixin", "ConfigurationError", "DeclarationError"),

@@ -9,12 +9,12 @@ from sqlalchemy.orm import registry
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.sql_text import filled
+from sqla_jobs.queries.sql_text import Pieces, filled
 
 
 def test_a_piece_gets_all_of_the_expression_in_its_parentheses() -> None:
     tables = Tables(map_models(registry(), None, "sqla_", JobMixin))
-    own = MappingProxyType({"twice": lambda about: f"{about} + {about}", "first": "min(j.id)"})
+    own: Pieces = MappingProxyType({"twice": lambda about: f"{about} + {about}", "first": "min(j.id)"})
     text = filled("SELECT $twice(coalesce($first, 0)) FROM $jobs j", tables, own)
     assert text == "SELECT coalesce(min(j.id), 0) + coalesce(min(j.id), 0) FROM sqla_jobs j"
 

@@ -382,12 +382,12 @@ def test_a_job_with_endless_times_is_shown(engine: Engine, subtests: pytest.Subt
             connection.execute(text(statement), {"state": state, "moment": moment, "schedule": schedule})
         ids = connection.scalars(text("SELECT id FROM sqla_jobs")).all()
     visitor = app.create_app().test_client()
-    pages = ["/", "/jobs", "/jobs?created_after=2026-01-01", "/jobs?state=failed", "/schedules", "/schedules/1"]
+    pages = ["/", "/jobs", "/jobs?newer_than=2026-01-01", "/jobs?state=failed", "/schedules", "/schedules/1"]
     for page in [*pages, *(f"/jobs/{job_id}" for job_id in ids)]:
         with subtests.test(page):
             assert visitor.get(f"/ops{page}").status_code == 200
-    commands = [["list"], ["list", "--json"], ["find", "add"], ["find", '"a": 1']]
-    commands += [[command, str(job_id)] for command in ("show", "why") for job_id in ids]
+    commands = [["list"], ["list", "--json"], ["list", "--text", "add"], ["list", "--text", '"a": 1']]
+    commands += [["show", str(job_id)] for job_id in ids]
     for name, *rest in commands:
         with subtests.test(name, rest=rest):
             done = CliRunner().invoke(main, [name, "tests.dashboard_shop:jobs", *rest])
@@ -404,7 +404,7 @@ def visit_all_pages(engine: Engine) -> None:
     orders = ("", "oldest", "longest")
     pages = ["/", "/jobs", "/schedules", "/schedules/new", "/audit"]
     pages += [f"/jobs?state={state}&order={order}" for state in in_states for order in orders]
-    pages += [f"/jobs?{which}" for which in ("task=add", "error=x", "args=a=1", "key=x", "created_after=2026-01-01")]
+    pages += [f"/jobs?{which}" for which in ("task=add", "error=x", "arg=a=1", "key=x", "newer_than=2026-01-01")]
     pages += [f"/jobs/{job_id}" for job_id in ids[::15]]
     pages += [f"/schedules/{one}{part}" for one in schedules[::10] for part in ("", "/edit")]
     seen: set[str] = set()
@@ -419,10 +419,17 @@ def visit_all_pages(engine: Engine) -> None:
 def run_all_commands(engine: Engine) -> None:
     with Session(engine) as session:
         ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
-    commands = [["status"], ["list"], ["list", "--limit", "10000"], ["doctor"], ["check"], ["schedule", "list"]]
+    commands = [
+        ["status"],
+        ["list"],
+        ["list", "--limit", "10000"],
+        ["doctor"],
+        ["migrate", "--check"],
+        ["schedule", "list"],
+    ]
     commands += [["show", str(job_id)] for job_id in ids[::60]]
     commands += [[*command, "--json"] for command in commands]
-    commands += [["prune", "--older-than", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
+    commands += [["delete", "--ended-before", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
     commands += [["cancel", "--state", "scheduled", "--yes"], ["delete", "--state", "cancelled", "--yes"]]
     commands += [["schedule", "sync"], ["pause", "default"], ["resume", "default"]]
     for first, *rest in commands:

@@ -174,7 +174,7 @@ def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.Tena
     assert remedy in run("doctor", APPLICATION, *named(urls)).stdout
     with Session(engine) as session:
         job_id = session.scalars(select(jobs.Job.id)).one()
-    assert remedy in run("why", str(job_id), "--app", APPLICATION, *named(urls), "--shard", "us").stdout
+    assert remedy in run("show", str(job_id), "--app", APPLICATION, *named(urls), "--shard", "us").stdout
     client = Client(create_wsgi(bound, authorize=allow_everyone))
     assert remedy in client.get("/us/").text
     assert remedy in client.get(f"/us/jobs/{job_id}").text
@@ -185,7 +185,7 @@ def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.Tena
 def test_a_worker_that_cannot_begin_in_each_database_ends(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     with engines["us"].begin() as connection:
         connection.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 1'"))
-    for command in (("worker", "--no-clock"), ("clock",)):
+    for command in (("worker", "--no-clock"), ("worker", "--clock-only")):
         done = run(*command, "--app", APPLICATION, *named(urls))
         assert (done.returncode, "Error: [us] the tables are of version 1" in done.stderr) == (1, True), done.stderr
     assert [alive(engine) for engine in engines.values()] == [0, 0, 0]

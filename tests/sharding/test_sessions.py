@@ -268,8 +268,8 @@ def test_a_batch_is_in_the_shard_of_its_first_job(shards: Shards) -> None:
             with pytest.raises(ArgumentsError, match="'us'"):
                 send.options(columns=ADA, after=wrong).enqueue_many(session, [{"email": "d@b.c"}])
         session.commit()
-        assert jobs.cancel(session, batch) == 3
-        assert jobs.retry(session, batch) == 3
+        assert jobs.cancel(session, batch).changed == 3
+        assert jobs.retry(session, batch).changed == 3
         session.commit()
 
     shards.run(work)
@@ -328,7 +328,7 @@ CALLS: list[Callable[[Session], object]] = [
     lambda session: jobs.resume(session, "default"),
     lambda session: jobs.set_limit(session, send, running=1),
     lambda session: jobs.clear_limit(session, send),
-    lambda session: jobs.prune(session, older_than=timedelta(days=1)),
+    lambda session: jobs.delete(session, where=jobs.select(ended_before=timedelta(days=1))).changed,
     lambda session: drain(jobs, session),
     lambda session: run_job(session, send)(email="a@b.c"),
 ]

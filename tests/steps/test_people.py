@@ -65,7 +65,7 @@ def test_a_job_that_waits_without_an_end_spoils_no_view_of_all_jobs(session: Ses
     drained(session)
     jobs.cancel(session, cancelled)
     session.commit()
-    for command in ("status", "doctor", "list", "prune --older-than 1d --yes"):
+    for command in ("status", "doctor", "list", "delete --ended-before 1d --yes"):
         run(*command.split())
     registry = CollectorRegistry(auto_describe=True)
     registry.register(collector(jobs))

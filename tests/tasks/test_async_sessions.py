@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ CALLS: list[Callable[[Any], object]] = [
     lambda session: jobs.resume(session, task=send),
     lambda session: jobs.set_limit(session, queue="mail", running=1),
     lambda session: jobs.clear_limit(session, send),
-    lambda session: jobs.prune(session, older_than=60),
+    lambda session: jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=60))).changed,
     lambda session: testing.drain(jobs, session),
     lambda session: testing.enqueued(session, jobs),
     lambda session: testing.assert_enqueued(session, send),

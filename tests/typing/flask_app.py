@@ -9,7 +9,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, ForeignKey, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, scoped_session, sessionmaker
 
-from sqla_jobs import JobMixin, Jobs
+from sqla_jobs import Changed, JobMixin, Jobs
 from sqla_jobs.flask import FlaskJobs
 
 
@@ -44,7 +44,7 @@ def use(user: User) -> None:
     assert_type(job, MyJob)
     waiting = db.session.scalars(select(jobs.Job).where(jobs.Job.state == "queued", jobs.Job.user_id == 3)).all()
     assert_type([job.user_id for job in waiting], list[int | None])
-    assert_type(jobs.cancel(db.session, job), bool)
+    assert_type(jobs.cancel(db.session, job), Changed)
 
 
 def create_app(engine: Engine) -> Flask:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from sqla_jobs import AsyncRunContext, JobMixin, Jobs, RunContext
+from sqla_jobs import AsyncRunContext, Changed, JobMixin, Jobs, RunContext
 from sqla_jobs.testing import (
     Databases,
     Drained,
@@ -152,7 +152,7 @@ async def coroutine_tasks(session: AsyncSession, run: AsyncRunContext, order: Or
     assert_type(await session.run_sync(both.enqueue, order, cents=3), TenantJob)
     count = await session.run_sync(fetch.enqueue_many, [{"url": "x"}])
     assert_type(count + count.skipped, int)
-    assert_type(await session.run_sync(jobs.cancel, 7), bool)
+    assert_type(await session.run_sync(jobs.cancel, 7), Changed)
 
 
 async def coroutine_tasks_without_a_job(

@@ -201,7 +201,7 @@ class TestRetention:
 
     def test_a_person_who_prunes_is_obeyed(self, session: Session) -> None:
         end(session, plain.options(retention=timedelta(days=30)).enqueue(session, n=1), days=20)
-        assert jobs.prune(session, older_than=timedelta(days=10)) == 1
+        assert jobs.delete(session, where=jobs.select(ended_before=timedelta(days=10))).changed == 1
 
     @pytest.mark.parametrize("analyzed", [True, False])
     def test_the_pruner_reads_only_the_jobs_that_have_one(self, session: Session, analyzed: bool) -> None:

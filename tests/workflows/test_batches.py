@@ -103,14 +103,14 @@ def test_a_batch_is_cancelled_and_retried_as_one(session: Session, database: Eng
     session.commit()
     assert jobs.worker(bind=database).drain() == 2
     assert states(session) == {bad.id: "failed", second.id: "cancelled", good.id: "succeeded", report.id: "cancelled"}
-    assert jobs.retry(session, batch) == 1
+    assert jobs.retry(session, batch).changed == 1
     session.commit()
     assert states(session) == {bad.id: "queued", second.id: "blocked", good.id: "succeeded", report.id: "blocked"}
-    assert jobs.cancel(session, batch) == 2
+    assert jobs.cancel(session, batch).changed == 2
     session.commit()
     jobs.worker(bind=database).drain()
     assert states(session)[report.id] == "cancelled"
-    assert jobs.retry(session, batch) == 2
+    assert jobs.retry(session, batch).changed == 2
     session.commit()
     assert jobs.worker(bind=database).drain() == 3
     assert set(states(session).values()) == {"succeeded"}

@@ -439,7 +439,7 @@ def test_a_cancel_waits_for_the_resolver(
     answers: list[Any] = []
 
     def cancel() -> bool:
-        is_cancelled = jobs.cancel(other, last.id)
+        is_cancelled = bool(jobs.cancel(other, last.id))
         other.commit()
         return is_cancelled
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -44,11 +45,11 @@ def test_a_chain_is_kept_until_its_last_job_has_ended(session: Session) -> None:
     alone = shop.mark.enqueue(session, n=9)
     session.commit()
     end(session, *chain[:-1], alone)
-    assert jobs.prune(session, older_than=3600) == 1
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=3600))).changed == 1
     session.commit()
     assert states(session).keys() == {job.id for job in chain}
     end(session, chain[-1])
-    assert jobs.prune(session, older_than=3600) == 5
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=3600))).changed == 5
     session.commit()
     assert session.scalar(select(func.count()).select_from(jobs.Edge)) == 0
 
@@ -59,11 +60,11 @@ def test_a_batch_is_kept_while_a_job_of_it_or_after_it_lives(session: Session) -
     report = shop.mark.options(after=batch).enqueue(session, n=3)
     session.commit()
     end(session, first)
-    assert jobs.prune(session, older_than=3600) == 0
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=3600))).changed == 0
     end(session, second)
-    assert jobs.prune(session, older_than=3600) == 0
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=3600))).changed == 0
     end(session, report)
-    assert jobs.prune(session, older_than=3600) == 3
+    assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=3600))).changed == 3
     shop.mark.enqueue(session, n=4)
     assert find_empty_batches(session, jobs._models, older_than=3600, limit=10) == []
     assert find_empty_batches(session, jobs._models, older_than=0, limit=10) == [batch.id]
@@ -121,7 +122,7 @@ def paused(of: Any, graphs: Graphs) -> TextClause:
 
 def prune(database: Engine) -> int:
     with Session(database) as session:
-        number = jobs.prune(session, older_than=3600)
+        number = jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=3600))).changed
         session.commit()
         return number
 
@@ -190,7 +191,7 @@ def test_a_graph_is_kept_as_long_as_its_job_that_is_kept_longest(by: str, sessio
     if by == "worker":
         assert aged.prune() == graph
     else:
-        command = ["prune", "tests.shop:jobs", "--older-than", "7d", "--state", "succeeded", "--yes"]
+        command = ["delete", "tests.shop:jobs", "--ended-before", "7d", "--state", "succeeded", "--yes"]
         assert "delete: 3 jobs\n" in CliRunner().invoke(main, command).output
         assert {*states(session)} == graph
     assert jobs.retry(session, bad)
@@ -265,7 +266,7 @@ def test_a_graph_that_somebody_retries_while_it_is_pruned_keeps_what_the_retry_n
         pruning.commit()
         assert jobs.retry(session, bad)
         session.commit()
-        assert removal.prune(pruning, found, [], [], graphs) == 0
+        assert removal.prune(pruning, found, [], [], graphs) == []
         pruning.commit()
     assert jobs.worker(bind=database).drain() == 2
 

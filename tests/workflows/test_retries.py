@@ -80,7 +80,7 @@ def in_order(session: Session, *ids: int) -> bool:
 
 
 def by_batch(session: Session, batch: int, ids: list[int]) -> None:
-    assert jobs.retry(session, session.get_one(jobs.Batch, batch)) == len(ids)
+    assert jobs.retry(session, session.get_one(jobs.Batch, batch)).changed == len(ids)
     session.commit()
 
 
@@ -98,7 +98,7 @@ def test_what_is_retried_waits_again_for_what_is_retried_with_it(
     last = mark(session, batch=batch, after=[first, inner])
     report = mark(session, after=batch)
     session.commit()
-    assert jobs.cancel(session, batch) == 2
+    assert jobs.cancel(session, batch).changed == 2
     session.commit()
     jobs.worker(bind=database).drain()
     assert set(states(session).values()) == {"cancelled"}

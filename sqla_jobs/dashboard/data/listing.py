@@ -1,11 +1,9 @@
-"""A page of jobs: from an index or, if no index helps, from a search in bounded steps and time."""
+"""A page of jobs: from an index or, if there are other filters, from a look at recent jobs."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,24 +20,20 @@ from sqla_jobs.rules.wording import Count
 SIZE = 50
 COUNTED = 10_000
 """The maximum number of jobs that are counted in one state."""
-_WINDOW = 20_000
-"""The number of jobs that a search reads in one statement."""
-_BUDGET = 1.0
-"""Seconds after which a search ends with the jobs found so far."""
-_MARGIN = timedelta(minutes=1)
-"""The maximum time by which the order of ids may differ from that of creation times."""
+RECENT = 50_000
+"""The number of jobs that a page with filters looks at."""
 _SMALL = 2000
 """A list leaves out a job's arguments if they take up more than this many bytes in the table."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One page. `next_key` is the key from which the list continues; None if there is no more."""
+    """One page. `next_id` is the id of the job after which the list continues; None if there is no more."""
 
     rows: Sequence[Any]
-    next_key: Sequence[Any] | None
-    ran_out_of_time: bool = False
-    searched: int = 0
+    next_id: int | None
+    is_partial: bool = False
+    """True if the page has looked at `RECENT` jobs, and not at the others."""
 
 
 def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
@@ -83,92 +77,30 @@ def count_states(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
     return [(str(state), Count(min(number, COUNTED), is_least=number > COUNTED)) for state, number in counts]
 
 
-def find(
-    session: Session, jobs: Jobs[Any], selection: Selection, order: Order, after: Sequence[Any] | None = None
-) -> Found:
-    """Return the page after the key `after`, or the first page."""
-    if selection == Selection(states=selection.states):
-        rows = ask(session, jobs, _from(jobs, columns(jobs.Job), selection, order, after).limit(SIZE + 1)).all()
-        return Found(rows[:SIZE], _key(order, rows[SIZE - 1]) if len(rows) > SIZE else None)
-    return _search(session, jobs, selection, order, after)
-
-
-def _key(order: Order, row: Any) -> list[Any]:
-    return [getattr(row, column.key) for column in order.columns]
-
-
-def _from(
-    jobs: Jobs[Any], selected: Sequence[Any], selection: Selection, order: Order, start: Sequence[Any] | None
-) -> Any:
-    """Select the jobs in the state, after a key, in an index's order."""
+def find(session: Session, jobs: Jobs[Any], selection: Selection, order: Order, after: int | None = None) -> Found:
+    """Return the page after the job with the id `after`, or the first page."""
     job: Any = jobs.Job
-    query: Any = sa.select(*selected).order_by(*order.by())
+    some: Any = sa.select(*job.__table__.c).order_by(*order.by())
+    if after is not None:
+        some = some.where(order.beyond(session, jobs, after))
     if selection.states:
-        query = query.where(job.state == selection.states[0])
+        some = some.where(job.state == selection.states[0])
         if selection.states[0] == JobState.blocked:
-            query = query.where(job.waits_for.is_not(None))  # like the predicate of the index
-    return query if start is None else query.where(order.beyond(start))
-
-
-def _search(
-    session: Session, jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None
-) -> Found:
-    """Search window by window until the page is full, no job is left, or time runs out."""
-    until = time.monotonic() + _BUDGET
-    found: list[Any] = []
-    searched, bounds = 0, _bounds(session, jobs, selection, order)
-    while True:
-        ahead = _from(jobs, list(jobs.Job.__table__.c), selection, order, start).where(*bounds)
-        window = aliased(jobs.Job, ahead.limit(_WINDOW).subquery())
-        in_order = [getattr(window, column.key) for column in order.columns]
-        hits = sa.select(*columns(window)).where(*selection.where(replace(jobs._models, Job=window)))
-        hits = hits.order_by(*[one.desc() if order.is_descending else one.asc() for one in in_order])
-        found += ask(session, jobs, hits.limit(SIZE + 1 - len(found)))
-        if len(found) > SIZE:
-            return Found(found[:SIZE], _key(order, found[SIZE - 1]), searched=searched)
-        last = ahead.with_only_columns(*order.columns).offset(_WINDOW - 1).limit(1)
-        end = ask(session, jobs, last).one_or_none()
-        if end is None:
-            return Found(found, None, searched=searched)
-        start, searched = list(end), searched + _WINDOW
-        if time.monotonic() > until:
-            return Found(found, start, ran_out_of_time=True, searched=searched)
-
-
-def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Order) -> list[Any]:
-    """Return conditions on the order's columns that bound the creation time."""
-    job: Any = jobs.Job
-    bounds: list[Any] = []
-    first, *_ = order.columns
-    if first is job.id:
-        if isinstance(selection.after, datetime):
-            bounds.append(job.id >= _id_at(session, jobs, selection.after - _MARGIN))
-        if isinstance(selection.before, datetime):
-            bounds.append(job.id <= _id_at(session, jobs, selection.before + _MARGIN))
-    elif first is job.finished_at and selection.after is not None:
-        bounds.append(job.finished_at >= selection.after)
+            some = some.where(job.waits_for.is_not(None))  # like the predicate of the index
+    if selection == Selection(states=selection.states):
+        rows = ask(session, jobs, some.with_only_columns(*columns(job)).limit(SIZE + 1)).all()
+        return Found(rows[:SIZE], rows[SIZE - 1].id if len(rows) > SIZE else None)
     if selection.batches:
-        bounds.append(job.batch_id == selection.batches[0])
-    if first is job.queue and selection.queues:
-        bounds.append(job.queue == selection.queues[0])
-    return bounds
-
-
-def _id_at(session: Session, jobs: Jobs[Any], moment: datetime) -> int:
-    """Bisect for the first job that was created at `moment` or later, and return an id near it."""
-    job: Any = jobs.Job
-    low, high = ask(session, jobs, sa.select(sa.func.min(job.id) - 1, sa.func.max(job.id) + 1)).one()
-    while low is not None and high - low > 1:
-        middle = (low + high) // 2
-        query = (
-            sa.select(job.id, readable(job.created_at)).where(job.id >= middle, job.id < high).order_by(job.id).limit(1)
-        )
-        row = ask(session, jobs, query).one_or_none()
-        if row is None or row.created_at >= moment:
-            high = middle
-        else:
-            low = row.id
-    return high or 0
+        some = some.where(job.batch_id.in_(selection.batches))  # its index leads to old jobs, too
+    recent = aliased(job, some.limit(RECENT).subquery())
+    in_order = [getattr(recent, column.key) for column in order.columns]
+    hits = sa.select(*columns(recent)).where(*selection.where(replace(jobs._models, Job=recent)))
+    hits = hits.order_by(*[one.desc() if order.is_descending else one.asc() for one in in_order])
+    rows = ask(session, jobs, hits.limit(SIZE + 1)).all()
+    if len(rows) > SIZE:
+        return Found(rows[:SIZE], rows[SIZE - 1].id)
+    last = ask(session, jobs, some.with_only_columns(job.id).offset(RECENT - 1).limit(1)).scalar()
+    return Found(rows, last, is_partial=last is not None)
 
 
 def columns(job: Any) -> list[Any]:

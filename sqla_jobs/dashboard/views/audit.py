@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from flask import Response, request
 
 from sqla_jobs.dashboard.data.listing import SIZE
-from sqla_jobs.dashboard.data.paging import BadCursor, Order
+from sqla_jobs.dashboard.data.paging import BadCursor, read_after
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.monitoring.finding import ask
@@ -19,31 +19,29 @@ from sqla_jobs.rules.value_checks import check_text
 def show(site: Dashboard) -> Response:
     """GET /audit"""
     audit: Any = site.jobs.Audit
-    order = Order("newest", "newest first", (audit.id,), True)
     query = sa.select(
         audit.id, audit.at, audit.actor, audit.action, audit.subject, sa.cast(audit.details, sa.Text).label("said")
     )
     subject = request.args.get("subject", "").strip()
-    key = request.args.get("after")
     try:
+        after = read_after(request.args.get("after"))
         if subject:
             query = query.where(audit.subject == check_text("subject", subject))
-        if key:
-            query = query.where(order.beyond(order.read(key)))
+        if after is not None:
+            query = query.where(audit.id < after)
     except (ArgumentsError, BadCursor) as error:
         return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
     with site.reading() as (session, now):
-        rows = ask(session, site.jobs, query.order_by(*order.by()).limit(SIZE + 1)).all()
+        rows = ask(session, site.jobs, query.order_by(audit.id.desc()).limit(SIZE + 1)).all()
     lines = [(row, _details(row.said)) for row in rows[:SIZE]]
-    next_key = [rows[SIZE - 1].id] if len(rows) > SIZE else None
     kept = {"subject": subject or None}
     return site.render(
         "audit.html",
         now,
         lines=lines,
         subject=subject,
-        next_url=next_key and site.url("audit", **kept, after=order.write(next_key)),
-        first_url=site.url("audit", **kept) if key else None,
+        next_url=site.url("audit", **kept, after=rows[SIZE - 1].id) if len(rows) > SIZE else None,
+        first_url=None if after is None else site.url("audit", **kept),
     )
 
 

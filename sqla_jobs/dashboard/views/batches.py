@@ -1,12 +1,10 @@
-"""The pages of batches, and changes to a whole batch."""
+"""The pages of batches."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
-from flask import Response, abort, request
-from werkzeug.wrappers import Response as AnyResponse
+from flask import Response, request
 
-from sqla_jobs.actions import batches as actions
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.workflow import after_edges
 from sqla_jobs.dashboard.site import Dashboard
@@ -48,13 +46,3 @@ def show(site: Dashboard, batch_id: int) -> Response:
             failed=lines(site, session, rows),
             before=after_edges(session, jobs, edge.batch_id == batch_id),
         )
-
-
-def change(site: Dashboard, batch_id: int, action: str) -> AnyResponse:
-    """POST /batches/<id>/<action>"""
-    if action not in ("cancel", "retry"):
-        abort(404)
-    with site.changing() as it:
-        batch = actions.get(it, batch_id)
-        _ = actions.cancel(it, batch, kill=False) if action == "cancel" else actions.retry(it, batch)
-    return site.done(f"{action}-batch", "batch", batch_id=batch_id)

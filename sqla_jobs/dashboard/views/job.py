@@ -8,13 +8,15 @@ import sqlalchemy as sa
 from flask import Response, request
 from sqlalchemy.orm import Session
 
+from sqla_jobs.actions.action import ACTIONS
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.data.workflow import read_after, read_batch_of, read_before, read_workflow
 from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.render.graph import graph
 from sqla_jobs.dashboard.site import Dashboard
+from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import ENDED, LIVE, NOT_RUNNING, WAITING, JobState
+from sqla_jobs.models.types import LIVE, NOT_RUNNING, WAITING, JobState
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.steps import read_steps
 from sqla_jobs.monitoring.without_secrets import read_job, read_runs
@@ -66,9 +68,8 @@ def show(site: Dashboard, job_id: int) -> Response:
             before=before_it,
             graph=workflow and graph(workflow, job_id),
             is_whole=workflow is None or workflow.is_whole,
-            is_ended=job.state in ENDED,
+            offered=offered(job.state) + ([ACTIONS["cancel"]] if keeps_key else []),
             is_waiting=job.state in WAITING,
-            is_live=job.state in LIVE,
             progress_message=one.progress_message,
             unique_key=one.unique_key,
             lost_in_a_row=one.lost_in_a_row,

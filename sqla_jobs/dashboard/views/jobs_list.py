@@ -11,9 +11,9 @@ from flask import Response, request
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
-from sqla_jobs.dashboard.data.listing import count_states, find, last_errors, orders
+from sqla_jobs.dashboard.data.listing import RECENT, count_states, find, last_errors, orders
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.data.paging import BadCursor
+from sqla_jobs.dashboard.data.paging import BadCursor, read_after
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.models.types import JobState
@@ -70,18 +70,18 @@ def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
 
 def show(site: Dashboard) -> Response:
     """GET /jobs"""
-    jobs, sort, key = site.jobs, request.args.get("sort"), request.args.get("after")
+    jobs, sort = site.jobs, request.args.get("sort")
     try:
         wanted = read_filter(jobs, request.args)
         available = orders(jobs, wanted.state)
         order = next((one for one in available if one.name == sort), available[0])
-        after = order.read(key) if key else None
+        after = read_after(request.args.get("after"))
+        with site.reading() as (session, now):
+            found = find(session, jobs, wanted.selection, order, after)
+            seen, tabs = lines(site, session, found.rows), count_states(session, jobs)
+            names = read_names(session, jobs)
     except (BadFilter, BadCursor) as error:
         return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
-    with site.reading() as (session, now):
-        found = find(session, jobs, wanted.selection, order, after)
-        seen, tabs = lines(site, session, found.rows), count_states(session, jobs)
-        names = read_names(session, jobs)
     kept = dict(wanted.given) | ({"sort": sort} if sort else {})
     return site.render(
         "jobs.html",
@@ -94,6 +94,7 @@ def show(site: Dashboard) -> Response:
         lines=seen,
         names=names,
         offered=offered(wanted.state),
-        next_url=found.next_key and site.url("jobs", **kept, after=order.write(found.next_key)),
-        first_url=site.url("jobs", **kept) if after else None,
+        recent=RECENT,
+        next_url=None if found.next_id is None else site.url("jobs", **kept, after=found.next_id),
+        first_url=None if after is None else site.url("jobs", **kept),
     )
