@@ -42,10 +42,10 @@ class _Written(sa.TypeDecorator[str]):
 
 
 def filled(text: str, tables: Tables, own: Pieces = NO_PIECES) -> str:
-    """Return the text with its names filled in: the tables and sequences, the pieces in `own`, and those of `pieces`
-    and `free_places`.
+    """Return the text with its names filled in: tables and sequences, or pieces.
 
-    `$channel` is the channel of notifications as a literal, and `$lock_key(order)` the key of an advisory lock.
+    These are the pieces in `own`, those of the modules `pieces` and `free_places`, `$channel`, the channel of
+    notifications as a literal, and `$lock_key(order)`, the key of an advisory lock.
     """
     named = {name: quoted(one) for name, one in vars(tables).items() if isinstance(one, sa.TableClause | sa.Sequence)}
     named |= {"channel": str(sa.literal(tables.channel).compile(compile_kwargs={"literal_binds": True}))}
@@ -53,10 +53,11 @@ def filled(text: str, tables: Tables, own: Pieces = NO_PIECES) -> str:
 
     def fill(found: re.Match[str]) -> str:
         name, about = found.groups()
-        if name in named:
-            return named[name]
-        piece = pieces_of[name]
-        return _NAME.sub(fill, piece if isinstance(piece, str) else piece(about))
+        piece = named.get(name) or pieces_of[name]
+        if not isinstance(piece, str):
+            return _NAME.sub(fill, piece(about))
+        after = "" if about is None else _NAME.sub(fill, f"({about})")  # parentheses that happen to follow
+        return (piece if name in named else _NAME.sub(fill, piece)) + after
 
     return _NAME.sub(fill, text)
 
