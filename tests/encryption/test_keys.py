@@ -187,7 +187,7 @@ def test_who_cannot_decrypt_is_asked_for_the_old_key_and_not_to_make_one(
 ) -> None:
     job = shop.settle.enqueue(session, account=1, secrets={})
     session.commit()
-    drain(jobs, session)
+    drain(session, jobs)
     session.commit()
     monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
     with pytest.raises(Undecryptable, match="SQLA_JOBS_KEYS") as refused:
@@ -300,14 +300,14 @@ def test_a_result_without_its_key_costs_no_attempt(session: Session, monkeypatch
     assert (after.state, after.runs[-1].outcome, after.attempt) == (JobState.scheduled, "snoozed", before)
     assert after.run_at - after.runs[-1].finished_at > timedelta(seconds=30)
     monkeypatch.setenv("SQLA_JOBS_KEYS", OLD)
-    drain(jobs, session, ahead=100)
+    drain(session, jobs, ahead=100)
     assert jobs.decrypted(after.result) == [f"charged {SECRET}"]
 
 
 def test_a_signal_without_its_key_is_not_discarded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     job = shop.confirm.enqueue(session)
     session.commit()
-    drain(jobs, session)
+    drain(session, jobs)
     jobs.signal(session, job, "code", SECRET)
     session.commit()
     monkeypatch.setenv("SQLA_JOBS_KEYS", OTHER)
@@ -315,7 +315,7 @@ def test_a_signal_without_its_key_is_not_discarded(session: Session, monkeypatch
     session.expire_all()
     assert job.runs[-1].error_type == "Undecryptable"
     monkeypatch.setenv("SQLA_JOBS_KEYS", OLD)
-    drain(jobs, session, ahead=100)
+    drain(session, jobs, ahead=100)
     assert jobs.decrypted(job.result) == SECRET
 
 
@@ -331,7 +331,7 @@ def test_an_error_that_cannot_be_encrypted_is_not_stored_plain(
 
     job = lose.enqueue(session, token=SECRET, note="private note")
     session.commit()
-    drain(application, session, errors="record")
+    drain(session, application, errors="record")
     (run,) = job.runs
     assert (job.state, run.error_type, run.traceback) == (JobState.failed, "ValueError", None)
     assert "private" not in str(run.error)

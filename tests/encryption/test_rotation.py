@@ -34,7 +34,7 @@ def filled(session: Session) -> dict[str, Any]:
         "waiting": shop.confirm.enqueue(session),
     }
     session.commit()
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     made["later"] = shop.pay.options(delay=3600).enqueue(session, account=2, token=SECRET)
     jobs.signal(session, made["waiting"], "code", SECRET)
     session.commit()
@@ -67,7 +67,7 @@ def test_all_is_under_the_first_key_then(
     assert jobs.decrypted(filled["paid"].result) == {"receipt": f"charged {SECRET}"}
     assert jobs.decrypted(filled["paid"].progress_message) == "charging account 1"
     assert "Traceback" in jobs.decrypted(filled["refused"].runs[0].traceback)
-    drain(jobs, session, ahead=4000)
+    drain(session, jobs, ahead=4000)
     assert jobs.decrypted(filled["waiting"].result) == SECRET
     assert shop.seen[-1] == (2, SECRET)
     with Session(session.get_bind()) as other:

@@ -26,7 +26,7 @@ CALLS: list[Callable[[Any], object]] = [
     lambda session: jobs.set_limit(session, queue="mail", running=1),
     lambda session: jobs.clear_limit(session, send),
     lambda session: jobs.prune(session, older_than=60),
-    lambda session: testing.drain(jobs, session),
+    lambda session: testing.drain(session, jobs),
     lambda session: testing.enqueued(session, jobs),
     lambda session: testing.assert_enqueued(session, send),
     lambda session: testing.assert_not_enqueued(session, send),

@@ -282,7 +282,7 @@ class TestClassForm:
                 session.add(order := Order(id=7))
                 jobs.enqueue(session, Settle(order, timedelta(1)))
                 jobs.enqueue(session, Send(recipient="ann", wait=timedelta(2)))
-                assert drain(jobs, session) == 2
+                assert drain(session, jobs) == 2
             assert sorted(seen, key=str) == [("ann", timedelta(2)), (True, 7, timedelta(1), 1)]
         finally:
             for name in [name for name in Base.metadata.tables if name.startswith("class_form_")]:
@@ -346,7 +346,7 @@ def test_leading_session_and_context_are_injected_and_not_stored(engine: Engine,
     own_registry.metadata.create_all(engine)
     with OwnSession(engine) as session:
         job = jobs.task(target).enqueue(session, number=3)
-        drain(jobs, session)
+        drain(session, jobs)
         assert job.args == {"number": 3}
         assert job.state == "succeeded"
 
