@@ -75,7 +75,7 @@ async def test_an_order_is_shipped_and_invoiced(client: AsyncClient, session: As
     assert (await session.run_sync(assert_enqueued, ship, order=order)).id == placed["job"]
     async with client_of(carrier) as to_carrier:
         with shared(to_carrier):
-            assert await session.run_sync(lambda own: drain(jobs, own)) == 3
+            assert await session.run_sync(drain, jobs) == 3
     assert (await client.get(f"/orders/{order.id}")).json() == {"item": "Tea", "total": "9.50", "tracking": "P000001"}
     assert carrier.pickups == {"P000001"}
     assert (await session.scalars(select(Invoice.text))).one().endswith("9.50 EUR")
@@ -88,7 +88,7 @@ async def test_what_the_carrier_refuses_leaves_nothing_and_is_tried_again(
     await client.post("/orders", json=TEA)
     async with AsyncClient(transport=ASGITransport(FastAPI()), base_url="http://nobody") as to_nobody:
         with shared(to_nobody):
-            (error,) = (await session.run_sync(lambda own: drain(jobs, own, errors="record"))).errors
+            (error,) = (await session.run_sync(lambda own: drain(own, jobs, errors="record"))).errors
     assert "404 Not Found" in str(error)
     (job,) = await session.run_sync(enqueued, ship)
     assert (job.state, job.attempt) == ("scheduled", 1)

@@ -9,10 +9,12 @@ import click
 
 from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, print_json, remedy
+from sqla_jobs.cli.output import as_json, print_json, print_problems, remedy
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.models.version import LATEST, found_version, outdated, releases_on
+from sqla_jobs.monitoring.examine import examine_deploy
+from sqla_jobs.monitoring.finding import Finding
 
 
 @click.command(cls=ApplicationCommand)
@@ -56,13 +58,19 @@ def _print_sql(jobs: Jobs[Any]) -> None:
 def _check(jobs: Jobs[Any], as_json: bool) -> NoReturn:
     """Print a line for each difference between the tables and those that this version expects, and exit.
 
-    The last line says which releases of sqla_jobs run on the tables.
+    If there is none, warns about settings, triggers and keys that keep workers from their work. The last line says
+    which releases of sqla_jobs run on the tables.
     """
+    jobs.tasks.load()
     with jobs._binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         found = compare(connection, jobs._models)
         version = found_version(connection, jobs._models.tables["jobs"])
+    warnings = list[Finding]()
+    if not found:
+        with jobs._binding().session() as session:
+            warnings = examine_deploy(session, jobs)
     if as_json:
-        print_json(found)
+        print_json(found or warnings)
     else:
         if version and version < LATEST:
             click.echo(remedy(outdated(version)))
@@ -70,6 +78,7 @@ def _check(jobs: Jobs[Any], as_json: bool) -> NoReturn:
             click.echo(one)
         if not found:
             click.echo(f"the tables are those of version {LATEST}")
+            print_problems(warnings)
         if version and (releases := releases_on(version)):
             click.echo(f"code of sqla_jobs {releases} runs on tables of version {version}")
     sys.exit(1 if found else 0)

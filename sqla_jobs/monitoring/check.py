@@ -46,7 +46,7 @@ class Check:
     """
 
     name: str
-    """The name under which `doctor` lists the check if it finds no row."""
+    """The name under which `doctor` lists the check if it finds no row. Conditions that are alike share a name."""
     rows: str | Callable[[Look], Rows]
     """SQL text, or a function. Both are bounded, and write nothing. In a text, `$age(x)` is what `age` makes of `x`."""
     when: Callable[[dict[str, Any]], bool] | None = None
@@ -69,11 +69,9 @@ class Check:
             yield said if said.endswith("?") else f"{said}."
 
     def find(self, look: Look) -> Iterator[Finding]:
-        """Yield a finding for each row, or one that all is well."""
-        about, rows = self.about or self.name, look.rows(self.rows)
-        if not rows:
-            yield Finding(self.name, Verdict.ok, "nothing found")
-        for row in rows:
+        """Yield a finding for each row."""
+        about = self.about or self.name
+        for row in look.rows(self.rows):
             is_well = self.when is not None and not self.when(row)
             verdict, remedy = (Verdict.ok, "") if is_well else (self.verdict, look.words(self.remedy, row))
             yield Finding(look.words(about, row), verdict, look.words(self.says, row), remedy)

@@ -202,15 +202,14 @@ LIMITS = (
         remedy="{remedy}",
     ),
     Check(
-        name="keys that failed jobs keep",
+        name="held jobs",
         about="job {id}",
         rows=_held_keys,
         says=f"it failed and keeps the key {{key}}, and {{number:they_are job/{COUNTED}}} waiting behind it",
         remedy="sqla-jobs retry {id} runs it again; or sqla-jobs cancel {id} lets the next one start",
     ),
-    Check(name="keys with two spellings", about="{title}", rows=_split_limits, says="{how}", remedy=SPLIT_REMEDY),
     Check(
-        name="jobs without an order",
+        name="limits that let nothing start",
         about="job {id}",
         rows=_out_of_order,
         says=_NEVER,
@@ -218,4 +217,8 @@ LIMITS = (
         why=f"It never starts: {_NEVER}. Remedy: {_PUT_IN_ORDER}",
         is_cheap=False,
     ),
+)
+
+SPELLINGS = (
+    Check(name="keys with two spellings", about="{title}", rows=_split_limits, says="{how}", remedy=SPLIT_REMEDY),
 )

@@ -37,26 +37,11 @@ NEAREST_SAYS = (
 )
 
 LOCKS = (
-    Check(
-        name="locked jobs",
-        rows="""
-            SELECT holder.pid, $who(holder) AS who, $age(holder.state_change) AS age
-            FROM pg_stat_activity AS holder
-            WHERE holder.datname = current_database() AND holder.pid <> pg_backend_pid()
-              AND holder.state LIKE 'idle in transaction%' AND holder.state_change < now() - interval '1 minute'
-              AND EXISTS (
-                SELECT FROM pg_locks
-                WHERE pg_locks.pid = holder.pid AND relation = '$jobs'::regclass
-                  AND mode IN ('RowShareLock', 'RowExclusiveLock'))""",
-        says="{who} has done nothing for {age:.0f} s inside a transaction",
-        remedy="jobs that it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
-        is_cheap=False,
-    ),
     # pg_locks shows no row locks: the row's xmax names the transaction, which holds a lock on its own id. A lock that
     # several sessions share is not found. PostgreSQL does not know which job a session is running, so each running
     # transactional job that was claimed before the transaction began may be its own
     Check(
-        name="rows that a session holds",
+        name="row holders",
         about="job {id}",
         rows="""
             SELECT waiting.id, waiting.state, holder.pid, $who(holder) AS who,
@@ -85,7 +70,8 @@ LOCKS = (
         is_cheap=False,
     ),
     Check(
-        name="running jobs",
+        name="lock waits",
+        about="running jobs",
         rows=f"""{_BLOCKED}
             SELECT number, longest, {_HOLDER}, own.named
             FROM (

@@ -112,7 +112,7 @@ PREREQUISITES = (
         remedy="sqla-jobs show {id} names the job that failed: retry that one, or retry the held one to run it without",
     ),
     Check(
-        name="circles of jobs",
+        name="blocked jobs",
         about="circle of jobs",
         rows=_circles,
         says="{number:plural blocked job} wait for each other for ever, since each is in a batch that another waits "

@@ -82,7 +82,7 @@ def _eaten_rates(look: Look) -> Rows:
 
 RATES = (
     Check(
-        name="rates that failures use up",
+        name="limits that let nothing start",
         about="{title}",
         rows=_eaten_rates,
         says="{state.used:,} of at most {state.most:plural start} in {state.per:duration} are taken; {eaten}, and "

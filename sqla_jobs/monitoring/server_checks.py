@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from sqla_jobs.database.connection_limits import LIMIT
 from sqla_jobs.models.citus import FORCED_BY, TWO_PHASES
 from sqla_jobs.monitoring.check import SECONDS, Check, Look, Rows
-from sqla_jobs.monitoring.finding import Verdict
 from sqla_jobs.queries.delete_jobs import Reference, Removal
 from sqla_jobs.queries.expressions import LAG
 from sqla_jobs.rules.retention import seconds_kept
@@ -86,14 +85,75 @@ SERVER = (
         is_cheap=False,
     ),
     Check(
-        name="server version",
-        rows="SELECT current_setting('server_version') AS name, current_setting('server_version_num')::int AS number",
-        when=lambda row: row["number"] < 140000,
-        says="PostgreSQL {name}",
-        remedy="PostgreSQL 14 or newer is needed",
-        verdict=Verdict.error,
+        name="standby",
+        rows=f"SELECT {LAG} AS behind WHERE pg_is_in_recovery()",
+        when=lambda row: row["behind"] is None or row["behind"] > SECONDS["standby"],
+        says="a standby that is {behind:duration} behind its primary",
+        remedy="its pages and figures are as old; on the primary, pg_stat_replication tells what it waits for",
+    ),
+    Check(
+        name="connections",
+        rows=f"""
+            SELECT used, most, fleet FROM ({LIMIT}) AS now (used, most), (
+              SELECT coalesce(sum(process.connections), 0) AS fleet
+              FROM $processes AS process WHERE $alive(process)) AS live""",
+        when=lambda row: row["used"] > 0.8 * row["most"] or row["fleet"] > row["most"],
+        says="{used} of {most} are in use, and live workers and clocks may use up to {fleet}",
+        remedy="raise max_connections, lower --processes or the concurrency of workers, or put PgBouncer in front of "
+        "the server",
         is_cheap=False,
     ),
+    Check(
+        name="clocks",
+        about="clock of this host",
+        rows=_clock,
+        when=lambda row: row["off"] > SECONDS["clock_off"],
+        says="{off:.1f} s off the server's",
+        remedy="the server's clock decides when jobs are due, so a run_at computed here is off: set this clock by NTP",
+        is_cheap=False,
+    ),
+    Check(
+        name="oldest transaction",
+        rows=_OLDEST,
+        when=lambda row: row["age"] > SECONDS["old_transaction"],
+        says="{age:duration}, {state}, {who}: {query}",
+        remedy="vacuum keeps all rows that died since it began, so every queue gets slower; end it: "
+        "SELECT pg_terminate_backend({pid})",
+    ),
+    Check(
+        name="oldest transaction",
+        about="prepared transaction",
+        rows="SELECT gid, $age(prepared) AS age FROM pg_prepared_xacts WHERE database = current_database()",
+        says="{gid!r}, {age:duration} old",
+        remedy="it keeps its locks until it is ended: ROLLBACK PREPARED '{gid}'",
+        is_cheap=False,
+    ),
+    Check(
+        name="oldest transaction",
+        about="table {name}",
+        rows=f"""
+            SELECT relid::regclass::text AS name, n_live_tup AS live, n_dead_tup AS dead,
+              coalesce(last_autovacuum::text, 'never') AS vacuumed, pg_total_relation_size(relid) / 1048576.0 AS size,
+              oldest.age, oldest.pid
+            FROM pg_stat_user_tables LEFT JOIN ({_OLDEST}) AS oldest ON oldest.age > 2
+            WHERE relid IN ('$jobs'::regclass, '$runs'::regclass, '$processes'::regclass)""",
+        when=lambda row: row["dead"] > 10_000 and row["dead"] > row["live"],
+        says="{size:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed}",
+        remedy="{age:duration|the oldest transaction began | ago, and vacuum keeps all rows that died since: if nobody "
+        "needs it, }{pid:|SELECT pg_terminate_backend(|, 5000); then }VACUUM {name}",
+        is_cheap=False,
+    ),
+    Check(
+        name="jobs kept by foreign keys",
+        about="foreign keys to jobs",
+        rows=_kept_jobs,
+        says="rows of {key} keep {number:plural job} from being pruned",
+        remedy="{key.remedy}",
+        is_cheap=False,
+    ),
+)
+
+DEPLOYED = (
     Check(
         name="Citus",
         rows=f"""
@@ -102,14 +162,6 @@ SERVER = (
             HAVING to_regclass('pg_dist_partition') IS NOT NULL AND count(*) < {len(FORCED_BY)}""",
         says="a transaction that writes to jobs and to a distributed table does not commit in two phases",
         remedy="a crash between its two commits loses or doubles a job's effects: `sqla-jobs migrate --citus`",
-        is_cheap=False,
-    ),
-    Check(
-        name="standby",
-        rows=f"SELECT {LAG} AS behind WHERE pg_is_in_recovery()",
-        when=lambda row: row["behind"] is None or row["behind"] > SECONDS["standby"],
-        says="a standby that is {behind:duration} behind its primary",
-        remedy="its pages and figures are as old; on the primary, pg_stat_replication tells what it waits for",
     ),
     Check(
         name="settings",
@@ -130,7 +182,6 @@ SERVER = (
         when=lambda row: not row["is_good"],
         says="{value}{of_local:|, }",
         remedy="{remedy}",
-        is_cheap=False,
     ),
     Check(
         name=_IDLE,
@@ -139,58 +190,6 @@ SERVER = (
         says="{limit}{task:|, and task | may take longer}",
         remedy="if a task runs no statement for so long, the server ends its transaction and the attempt fails; let "
         f"workers connect with create_engine(…, connect_args={{{{'options': '-c {_IDLE}=0'}}}})",
-        is_cheap=False,
-    ),
-    Check(
-        name="connections",
-        rows=f"""
-            SELECT used, most, fleet FROM ({LIMIT}) AS now (used, most), (
-              SELECT coalesce(sum(process.connections), 0) AS fleet
-              FROM $processes AS process WHERE $alive(process)) AS live""",
-        when=lambda row: row["used"] > 0.8 * row["most"] or row["fleet"] > row["most"],
-        says="{used} of {most} are in use, and live workers and clocks may use up to {fleet}",
-        remedy="raise max_connections, lower --processes or the concurrency of workers, or put PgBouncer in front of "
-        "the server",
-        is_cheap=False,
-    ),
-    Check(
-        name="clock of this host",
-        rows=_clock,
-        when=lambda row: row["off"] > SECONDS["clock_off"],
-        says="{off:.1f} s off the server's",
-        remedy="the server's clock decides when jobs are due, so a run_at computed here is off: set this clock by NTP",
-        is_cheap=False,
-    ),
-    Check(
-        name="oldest transaction",
-        rows=_OLDEST,
-        when=lambda row: row["age"] > SECONDS["old_transaction"],
-        says="{age:duration}, {state}, {who}: {query}",
-        remedy="vacuum keeps all rows that died since it began, so every queue gets slower; end it: "
-        "SELECT pg_terminate_backend({pid})",
-    ),
-    Check(
-        name="prepared transactions",
-        about="prepared transaction",
-        rows="SELECT gid, $age(prepared) AS age FROM pg_prepared_xacts WHERE database = current_database()",
-        says="{gid!r}, {age:duration} old",
-        remedy="it keeps its locks until it is ended: ROLLBACK PREPARED '{gid}'",
-        is_cheap=False,
-    ),
-    Check(
-        name="dead rows",
-        about="table {name}",
-        rows=f"""
-            SELECT relid::regclass::text AS name, n_live_tup AS live, n_dead_tup AS dead,
-              coalesce(last_autovacuum::text, 'never') AS vacuumed, pg_total_relation_size(relid) / 1048576.0 AS size,
-              oldest.age, oldest.pid
-            FROM pg_stat_user_tables LEFT JOIN ({_OLDEST}) AS oldest ON oldest.age > 2
-            WHERE relid IN ('$jobs'::regclass, '$runs'::regclass, '$processes'::regclass)""",
-        when=lambda row: row["dead"] > 10_000 and row["dead"] > row["live"],
-        says="{size:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed}",
-        remedy="{age:duration|the oldest transaction began | ago, and vacuum keeps all rows that died since: if nobody "
-        "needs it, }{pid:|SELECT pg_terminate_backend(|, 5000); then }VACUUM {name}",
-        is_cheap=False,
     ),
     Check(
         name="foreign keys to jobs",
@@ -206,15 +205,6 @@ SERVER = (
             ORDER BY 1, 2""",
         says="{name}.{column} has no index",
         remedy="pruning reads the whole table for each job: CREATE INDEX CONCURRENTLY ON {name} ({column})",
-        is_cheap=False,
-    ),
-    Check(
-        name="jobs kept by foreign keys",
-        about="foreign keys to jobs",
-        rows=_kept_jobs,
-        says="rows of {key} keep {number:plural job} from being pruned",
-        remedy="{key.remedy}",
-        is_cheap=False,
     ),
     Check(
         name="row level security",
@@ -225,7 +215,6 @@ SERVER = (
         says="enabled on {name}; {role}",
         remedy="workers never claim, rescue or prune jobs that a policy hides from their role, and log no error. Give "
         "workers and clocks a role with BYPASSRLS, or ALTER TABLE {name} DISABLE ROW LEVEL SECURITY",
-        is_cheap=False,
     ),
     Check(
         name="triggers",
@@ -238,6 +227,6 @@ SERVER = (
         says="trigger {trigger} of {name} calls {function} before rows are written",
         remedy="if it raises or returns NULL, a job is not claimed, stored or pruned. Let it return NEW (OLD for a "
         "DELETE) for each write of a worker; or DROP TRIGGER {trigger} ON {name}",
-        is_cheap=False,
     ),
 )
+"""What a deploy changes, and not the night: `sqla-jobs check` looks at it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -58,14 +57,9 @@ def _parked(look: Look) -> Rows:
         if (step := steps.get(job_id)) is not None:
             words, remedy = step.words, f"{step.signal} sends it; or " if step.signal else ""
         number = ticks.get(job_id, 0)
-        yield {
-            **row,
-            "words": words,
-            "remedy": remedy,
-            "is_far": row["wait"] >= _FAR_AHEAD,
-            "swallows": number > 0,
-            "ticks": f"{plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'}" if number else None,
-        }
+        if number or row["wait"] >= _FAR_AHEAD:
+            told = f"{plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'}" if number else None
+            yield {**row, "words": words, "remedy": remedy, "ticks": told}
 
 
 _AHEAD_OF_TIME = f"""
@@ -77,22 +71,9 @@ _AHEAD_OF_TIME = f"""
     ORDER BY run_at DESC LIMIT {_SOME}"""
 
 
-def _keys_kept(name: str, which: Callable[[Mapping[str, Any]], bool], *, is_cheap: bool) -> Check:
-    """Return a check of the jobs that keep a unique key for a long time."""
-    return Check(
-        name=name,
-        about="job {id}",
-        rows=lambda look: filter(which, look.rows(_parked)),
-        says="it {words}, and keeps its unique key meanwhile: an enqueue of {task:.200} with that key makes no new job"
-        "{ticks:|; | skipped for it}",
-        remedy="{remedy}sqla-jobs cancel {id} frees its key",
-        is_cheap=is_cheap,
-    )
-
-
 WAITING_JOBS = (
     Check(
-        name="overdue jobs",
+        name="workers",
         about="job {id}",
         rows=f"""
             SELECT * FROM (
@@ -115,10 +96,17 @@ WAITING_JOBS = (
         "keys; workers try again every minute",
         is_cheap=False,
     ),
-    _keys_kept("keys kept for long", lambda row: row["is_far"] and not row["swallows"], is_cheap=False),
-    _keys_kept("keys that swallow enqueues", lambda row: row["swallows"], is_cheap=True),
     Check(
-        name="jobs put off",
+        name="keys that swallow enqueues",
+        about="job {id}",
+        rows=_parked,
+        says="it {words}, and keeps its unique key meanwhile: an enqueue of {task:.200} with that key makes no new job"
+        "{ticks:|; | skipped for it}",
+        remedy="{remedy}sqla-jobs cancel {id} frees its key",
+        is_cheap=False,
+    ),
+    Check(
+        name="keys that swallow enqueues",
         about="job {id}",
         rows=f"""
             SELECT id, task, times_replaced AS times, $age(created_at) AS age, nullif(run_at, 'infinity') AS run_at
@@ -132,14 +120,14 @@ WAITING_JOBS = (
         remedy="give its Unique(on_conflict='replace') a max_delay=; sqla-jobs retry {id} runs it now",
     ),
     Check(
-        name="jobs that lose their process",
+        name="process killers",
         about="job {id}",
         rows=_killers,
         says="{task:.200} has lost its process {times} times since yesterday, and {left} left",
         remedy="its runs show how (`sqla-jobs show {id}`); to stop it: sqla-jobs cancel {id}",
     ),
     Check(
-        name="cancels that are not heard",
+        name="unheard cancels",
         about="job {id}",
         rows=f"""
             SELECT job.id, job.task, $age(job.cancel_requested_at) AS age, process.host, process.pid

@@ -92,7 +92,7 @@ _CLOCKS = """
 
 WORK = (
     Check(
-        name="undeclared tasks",
+        name="unclaimed tasks",
         about="task {task:.200}",
         rows=_undeclared_tasks,
         says=f"this application does not declare it, and {{number:they_are job/{LOOKED_AT}}} waiting for it"
@@ -141,7 +141,7 @@ WORK = (
         why="No live worker serves queue {name!r}: start one with `--queues {name}`",
     ),
     Check(
-        name="tasks unknown to workers",
+        name="unclaimed tasks",
         about="task {task:.200}",
         rows=_unknown_tasks,
         says=f"no live worker of its queue knows it, and {{number:they_are job/{LOOKED_AT}}} waiting for it",
@@ -188,14 +188,14 @@ WORK = (
         "give new parameters of the task a default. Where arguments do not fit, the attempt fails after a minute",
     ),
     Check(
-        name="schedules without a clock",
+        name="clocks",
         about="schedules",
         rows=_CLOCKS + "NOT has_clock",
         says="no clock is alive, and {enabled:they_are schedule} enabled",
         remedy="start one: python -m sqla_jobs.clock MODULE:ATTR, or a worker without --no-clock",
     ),
     Check(
-        name="late ticks",
+        name="clocks",
         about="schedules",
         rows=_CLOCKS + "has_clock AND late > :late",
         says="one is overdue by {late:duration}, though a clock is alive",
@@ -212,7 +212,8 @@ WORK = (
         remedy="deploy the code that declares the task; or disable it: sqla-jobs schedule set {cut:quote} --disable",
     ),
     Check(
-        name="jobs of vanished processes",
+        name="workers",
+        about="jobs of vanished processes",
         rows="""
             SELECT count(*) AS number FROM $jobs
             WHERE state = 'running'

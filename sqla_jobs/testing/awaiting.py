@@ -66,7 +66,7 @@ class InOwnLoop(Here):
         return self._awaited(function(*args, **kwargs))
 
 
-_REMEDY = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
+_REMEDY = "write await session.run_sync(drain, jobs) with the AsyncSession of the test"
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
+from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic_core import from_json, to_json
@@ -36,6 +37,7 @@ from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import RunEvent
+from sqla_jobs.tasks.resources import Resources
 from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.awaiting import body_of, is_test_cancelled, resources_of_test
@@ -85,8 +87,8 @@ class Drained(int):
 
 
 def drain(
-    jobs: Jobs[Any],
     session: AnySession,
+    jobs: Jobs[Any],
     *,
     errors: Errors = "raise",
     queues: Iterable[str] | None = None,
@@ -103,6 +105,7 @@ def drain(
     constraints are checked before the first run. They are checked again at the end of each run and step, as a commit
     does. The writes of a step stay even if its run fails, as they do with a worker.
 
+    - `session`: the test's session.
     - `jobs`: the `Jobs`.
     - `errors`: "raise" records a task's exception, and then raises it with a note that names the job. The jobs after it
       stay due. If the task asks for the retry with `Retry`, or its own `retry=` covers the error, the error is only
@@ -125,7 +128,7 @@ def drain(
     Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind`. With Flask,
     the context is a new application context, whose `db.session` is that of the test.
 
-    An asynchronous test calls `await session.run_sync(lambda own: drain(jobs, own))` on its `AsyncSession`. Coroutine
+    An asynchronous test calls `await session.run_sync(drain, jobs)` on its `AsyncSession`. Coroutine
     tasks are then awaited in the test's event loop, and get that `AsyncSession`. In a synchronous test, coroutine tasks
     without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these tasks
     runs in an event loop of its own.
@@ -137,64 +140,116 @@ def drain(
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
     check_jobs(jobs)
-    own = plain_session(session, "drain(jobs, session)")
+    own = plain_session(session, "drain(session, jobs)")
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
-    known_tasks(jobs, own)
-    queries = Queries(jobs._models)
-    context = jobs._hooks.context_in(own)
-    raised, savepoints = _Raised(), _Ends(own, jobs._models, queries)
-    own_connections = Connections(savepoints.once, savepoints.outside, greenlet_spawn)
     names = None if queues is None else check_queues(queues)
-    ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
-    find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
-    savepoints.check_constraints()
-    runs, recorded = 0, list[BaseException]()
-    with resources_of_test(jobs._hooks, own, resources) as (found, awaited), process(jobs, own) as process_id:
-        executor = Executor(
-            jobs.tasks,
-            lambda declaration: savepoints,
-            context=lambda run: raised.around(run, context),
-            middleware=jobs._hooks.middleware,
-            tracing=jobs._hooks.tracing,
-            resources=found,
-            upstream=queries.upstream(lambda: nullcontext(own)),
-            steps=StepsFactory(queries, own_connections, ahead=seconds),
-        )
-        while (job := find(process_id)) is not None:
+    recorded, runs = list[BaseException](), 0
+    with Runner.entered(jobs, own, ahead=seconds, resources=resources) as runner:
+        ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
+        find = _finder(jobs, own, runner, names, seconds, ticks, limits=limits)
+        while (job := find()) is not None:
             if runs == max_runs:
                 raise JobsError(
                     f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=; if "
                     "the runs never end, look for a task that enqueues itself, or for a long ahead="
                 )
-            attempt = Attempt(job, time.monotonic())
-            body = _body(jobs, own, queries, attempt, awaited)
-            if not job.is_expired:
-                _tell(jobs, context, started(job))
-            error, end = raised.by(executor, attempt, body)
-            is_stored = attempt.suspended or attempt.ended(Outcome.succeeded())
-            stored = is_stored if end is None else _finish(queries, own, end)
-            if stored.outcome.kind == RunOutcome.lost:
-                raise _unrecorded(job) from error
-            if event := event_of(stored):
-                _tell(jobs, context, event)
-                if event.name == "failed":
-                    queries.mark_delivered(own, [event.run_id])
+            error, end, is_suspended = runner.run(job)
             runs += not job.is_expired
-            expire_rows(jobs, own)
-            if error is not None and end is not None and end.outcome.kind in _FAILED:
+            if error is not None and not is_suspended and end.outcome.kind in _FAILED:
                 is_expected = _is_expected(jobs.tasks[job.task]._declaration, error, end)
                 if (errors == "raise" and not is_expected) or is_test_cancelled():
                     error.add_note(_note(jobs, job, end))
                     raise error
                 recorded.append(error)
-        if own.get(jobs.Process, process_id, populate_existing=True) is None:
-            raise JobsError(
-                "the session of the test was rolled back or closed while jobs ran, which undid their work: by a task, "
-                "by a middleware, or by the context= of jobs.bind"
-            )
     check_known(jobs, own, names or [])  # at the end, since a run may enqueue into a new queue
     return Drained(runs, _waiting(jobs, own), recorded)
+
+
+class Ended(NamedTuple):
+    """What a run has come to."""
+
+    error: BaseException | None
+    """What the run has raised."""
+    end: RunEnd
+    """The end, as stored."""
+    is_suspended: bool
+    """True if the job sleeps, or waits for a signal."""
+
+
+class Runner:
+    """Runs claimed jobs in a test's session, through the worker's own execution and finish."""
+
+    def __init__(
+        self,
+        jobs: Jobs[Any],
+        session: Session,
+        process_id: UUID,
+        ahead: float,
+        resources: Resources,
+        awaited: Await,
+    ) -> None:
+        self.process_id = process_id
+        """The process that the jobs belong to while they run."""
+        self.queries = Queries(jobs._models)
+        self._jobs = jobs
+        self._session = session
+        self._awaited = awaited
+        self._context = jobs._hooks.context_in(session)
+        self._raised = _Raised()
+        savepoints = _Ends(session, jobs._models, self.queries)
+        savepoints.check_constraints()
+        self._executor = Executor(
+            jobs.tasks,
+            lambda declaration: savepoints,
+            context=lambda run: self._raised.around(run, self._context),
+            middleware=jobs._hooks.middleware,
+            tracing=jobs._hooks.tracing,
+            resources=resources,
+            upstream=self.queries.upstream(lambda: nullcontext(session)),
+            steps=StepsFactory(
+                self.queries, Connections(savepoints.once, savepoints.outside, greenlet_spawn), ahead=ahead
+            ),
+        )
+
+    @classmethod
+    @contextmanager
+    def entered(
+        cls, jobs: Jobs[Any], session: Session, *, ahead: float, resources: Iterable[object] | None
+    ) -> Generator[Self]:
+        """Enter the worker contexts, and yield a runner. Sleeps that end within `ahead` seconds count as over.
+
+        Raises `JobsError` if the jobs have ended the session's transaction.
+        """
+        known_tasks(jobs, session)
+        with (
+            resources_of_test(jobs._hooks, session, resources) as (found, awaited),
+            process(jobs, session) as process_id,
+        ):
+            yield cls(jobs, session, process_id, ahead, found, awaited)
+            if session.get(jobs.Process, process_id, populate_existing=True) is None:
+                raise JobsError(
+                    "the session of the test was rolled back or closed while jobs ran, which undid their work: by a "
+                    "task, by a middleware, or by the context= of jobs.bind"
+                )
+
+    def run(self, job: Claimed) -> Ended:
+        """Run a job that `process_id` has claimed, store its end, and call the event handlers."""
+        attempt = Attempt(job, time.monotonic())
+        body = _body(self._jobs, self._session, self.queries, attempt, self._awaited)
+        if not job.is_expired:
+            _tell(self._jobs, self._context, started(job))
+        error, end = self._raised.by(self._executor, attempt, body)
+        is_stored = attempt.suspended or attempt.ended(Outcome.succeeded())
+        stored = is_stored if end is None else _finish(self.queries, self._session, end)
+        if stored.outcome.kind == RunOutcome.lost:
+            raise _unrecorded(job) from error
+        if event := event_of(stored):
+            _tell(self._jobs, self._context, event)
+            if event.name == "failed":
+                self.queries.mark_delivered(self._session, [event.run_id])
+        expire_rows(self._jobs, self._session)
+        return Ended(error, stored, attempt.suspended is not None)
 
 
 def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt, awaited: Await) -> Interruptible:
@@ -296,28 +351,29 @@ class _Ends(Savepoints):
 def _finder(
     jobs: Jobs[Any],
     session: Session,
-    queries: Queries,
+    runner: Runner,
     queues: list[str] | None,
     ahead: float,
     ticks: Ticks | None,
     *,
     limits: bool,
-) -> Callable[[Any], Claimed | None]:
+) -> Callable[[], Claimed | None]:
     """Return a function that claims the next job. If none is due, it fires the next ticks first."""
+    queries = runner.queries
     claim = within_limits(jobs, session, queries) if limits else queries.claim_whatever_the_limits
 
-    def claimed(process_id: Any) -> Claimed | None:
+    def claimed() -> Claimed | None:
         write_now(session)
         resolve(session, queries)
         promote(session, queries, ahead=ahead)
         for queue in queues_of_waiting(jobs, session) if queues is None else queues:
-            if found := claim(session, process_id, {queue: 1}, list(jobs.tasks)):
+            if found := claim(session, runner.process_id, {queue: 1}, list(jobs.tasks)):
                 expire_rows(jobs, session)
                 return found[0]
         return None
 
-    def find(process_id: Any) -> Claimed | None:
-        while (job := claimed(process_id)) is None:
+    def find() -> Claimed | None:
+        while (job := claimed()) is None:
             if ticks is None or not ticks.fire_next():
                 return None
         return job

@@ -32,7 +32,7 @@ def check_task_or_jobs(what: object) -> None:
 def check_jobs(jobs: object) -> None:
     """Raise `ArgumentsError` unless `jobs` is a `Jobs`."""
     if not isinstance(jobs, Jobs):
-        raise ArgumentsError(f"expected the Jobs, got {jobs!r:.200}: write drain(jobs, session)")
+        raise ArgumentsError(f"expected the Jobs, got {jobs!r:.200}: write drain(session, jobs)")
 
 
 def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:

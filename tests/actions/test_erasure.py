@@ -243,7 +243,7 @@ class TestOnSuccess:
 
     def test_as_it_is_in_the_session_of_a_test(self, session: Session, database: Engine, task: Any) -> None:
         job = task.enqueue(session, name=DATA)
-        drain(jobs, session)
+        drain(session, jobs)
         assert (job.state, job.args, job.result) == ("succeeded", {"(erased)": True}, None)
 
     def test_a_job_that_fails_keeps_its_arguments(self, session: Session, database: Engine, task: Any) -> None:

@@ -49,10 +49,10 @@ def test_no_table_holds_a_secret_in_any_of_its_forms(session: Session, caplog: p
     shop.refuse.enqueue(session, account=8, token=SECRET)
     waiting = shop.confirm.enqueue(session)
     session.commit()
-    drain(jobs, session, errors="record", ahead=3600)
+    drain(session, jobs, errors="record", ahead=3600)
     jobs.signal(session, waiting, "card", Card(number=SECRET, holder="ada"))
     running = stored(session)
-    drain(jobs, session, errors="record", ahead=3600)
+    drain(session, jobs, errors="record", ahead=3600)
     at_end = stored(session)
     for rows in (running, at_end):
         assert "(encrypted)" in rows
@@ -85,9 +85,9 @@ def test_results_are_decrypted_as_their_types(session: Session) -> None:
 def test_a_step_is_not_repeated_by_a_retry(session: Session) -> None:
     job = shop.pay.enqueue(session, account=7, token=SECRET)
     session.commit()
-    drain(jobs, session)
+    drain(session, jobs)
     jobs.retry(session, job)
-    drain(jobs, session)
+    drain(session, jobs)
     assert shop.seen == [(7, SECRET), (7, SECRET)]
     assert shop.charged == [SECRET]
 
@@ -99,7 +99,7 @@ def test_people_see_that_it_is_encrypted_whatever_keys_they_have(
     refused = shop.refuse.options(max_attempts=1).enqueue(session, account=8, token=SECRET)
     waiting = shop.confirm.enqueue(session)
     session.commit()
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     jobs.signal(session, waiting, "card", Card(number=SECRET, holder="ada"))
     session.commit()
     app = Flask("shop")

@@ -69,7 +69,7 @@ def test_a_token_is_read_only_where_it_was_written(session: Session, change: str
     else:
         moved.args = {"other": moved.args["token"]}
     session.commit()
-    drain(application, session, errors="record", ahead=120)
+    drain(session, application, errors="record", ahead=120)
     session.refresh(moved)
     assert moved.state == JobState.failed
     assert "where it was written" in str(moved.runs[-1].error)
@@ -82,7 +82,7 @@ def test_a_renamed_task_reads_what_its_old_name_wrote(session: Session) -> None:
     job = old.task(name="old")(give).enqueue(session, account=1, token=SECRET)
     session.commit()
     new.task(name="new", aliases=["old"])(give)
-    drain(new, session)
+    drain(session, new)
     assert job.state == JobState.succeeded
     assert shop.seen == [SECRET]
 
@@ -91,7 +91,7 @@ def test_arguments_from_before_the_type_and_from_raw_sql_are_read(session: Sessi
     args = json.dumps({"cards": [{"number": SECRET, "holder": "ada"}], "boxes": {"a": {"content": "aGk="}}})
     session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('keep', CAST(:args AS jsonb))"), {"args": args})
     session.commit()
-    drain(jobs, session)
+    drain(session, jobs)
     assert shop.seen == [([shop.Card(number=SECRET, holder="ada")], {"a": shop.Box(b"hi")})]
 
 
@@ -167,7 +167,7 @@ def test_who_cannot_decrypt_is_asked_for_the_old_key_and_not_to_make_one(
 ) -> None:
     job = shop.fetch.enqueue(session, url=SECRET)
     session.commit()
-    drain(jobs, session)
+    drain(session, jobs)
     session.commit()
     monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
     with pytest.raises(JobsError, match=rf"job {job.id} .*SQLA_JOBS_KEYS") as refused:
@@ -246,13 +246,13 @@ def test_what_lacks_its_key_costs_no_attempt(session: Session, monkeypatch: pyte
     if what == "signal":
         job = shop.confirm.enqueue(session)
         session.commit()
-        drain(jobs, session)
+        drain(session, jobs)
         jobs.signal(session, job, "card", shop.Card(number=SECRET, holder="ada"))
     else:
         paid = shop.pay.enqueue(session, account=1, token=SECRET)
         job = paid if what == "step" else shop.report.options(after=paid).enqueue(session)
         session.commit()
-        drain(jobs, session)
+        drain(session, jobs)
         session.refresh(job)
         jobs.retry(session, job)
     session.commit()
@@ -262,7 +262,7 @@ def test_what_lacks_its_key_costs_no_attempt(session: Session, monkeypatch: pyte
     session.expire_all()
     assert (job.state, job.runs[-1].error_type, job.attempt) == (JobState.scheduled, "Undecryptable", before)
     monkeypatch.setenv("SQLA_JOBS_KEYS", OLD)
-    drain(jobs, session, ahead=100)
+    drain(session, jobs, ahead=100)
     assert job.state == JobState.succeeded
 
 
@@ -295,5 +295,5 @@ def test_a_result_that_does_not_fit_its_type_fails(session: Session) -> None:
         application.tasks["lie"].enqueue(session, other=1)
     job = lie.enqueue(session)
     session.commit()
-    drain(application, session, errors="record")
+    drain(session, application, errors="record")
     assert job.state == JobState.failed

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import declarative_base
 from sqlmodel import Session
 
-from sqla_jobs import ArgumentsError, Jobs, RunContext
+from sqla_jobs import ArgumentsError, Jobs, RunContext, UnstorableResult
 from sqla_jobs.testing import run_job
 from tests import sqlmodel_shop
 from tests.sqlmodel_shop import Order, jobs
@@ -108,7 +108,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_a_row_is_refused_as_a_result_of_a_step_and_as_a_payload(session: Session) -> None:
     assert "a row of Order" in error_of(session, give)
     assert "a row of Order" in error_of(session, give_in_step)
-    with pytest.raises(ArgumentsError, match="a row of Order"):
+    with pytest.raises(UnstorableResult, match="a row of Order"):
         run_job(session, give)()
     job = waits.enqueue(session)
     session.commit()

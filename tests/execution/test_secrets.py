@@ -364,7 +364,7 @@ def test_an_asynchronous_driver_tells_no_more(database: Engine, driver: str) -> 
         async with AsyncSession(engine) as session:
             for way in ("unique", "reraised", "pending"):
                 await session.run_sync(plain.enqueue, way=way, value="personal data")
-            await session.run_sync(lambda own: drain(jobs, own, errors="record"))
+            await session.run_sync(lambda own: drain(own, jobs, errors="record"))
             told = select(jobs.Run.error, jobs.Run.traceback).order_by(jobs.Run.job_id)
             runs = (await session.execute(told)).all()
         await engine.dispose()

@@ -23,7 +23,7 @@ other = Jobs(type("Other", (DeclarativeBase,), {}))
 
 def test_it_follows_the_last_attempt_and_no_other(session: Session) -> None:
     job = shop.breaks.enqueue(session, n=1)
-    assert drain(jobs, session, max_runs=10, errors="record") == 3
+    assert drain(session, jobs, max_runs=10, errors="record") == 3
     (follow_up,) = session.scalars(select(Job).where(Job.task == "follow_up"))
     assert (job.state, job.attempt) == ("failed", 2)
     assert (follow_up.args, follow_up.queue, follow_up.priority) == ({"job_id": job.id}, "alerts", -1)
@@ -35,7 +35,7 @@ def test_it_follows_what_a_schedule_enqueued(session: Session) -> None:
     session.commit()
     clock = jobs.clock()
     wait_until(lambda: clock.tick() == 1)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     assert session.scalars(select(Job.state).where(Job.task == "follow_up")).all() == ["succeeded"]
 
 
@@ -74,7 +74,7 @@ def test_whatever_a_row_says_its_failure_is_stored(session: Session, value: str,
         "VALUES ('breaks', '{\"n\": 1}', 1, CAST(:value AS jsonb))"
     )
     session.execute(text(insert), {"value": value})
-    assert drain(jobs, session, errors="record") == 1 + follows
+    assert drain(session, jobs, errors="record") == 1 + follows
     assert session.scalars(select(Job.state).where(Job.task == "breaks")).all() == ["failed"]
     assert set(session.scalars(select(Job.max_lost).where(Job.task == "follow_up"))) <= {None}
 

@@ -58,7 +58,7 @@ def test_what_python_cannot_read_of_plain_sql_is_no_header(session: Session) -> 
         text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('whose', '{}', CAST(:given AS jsonb))"""),
         {"given": f'{{"request": {"9" * 250}, "more": {"9" * 290}}}'},
     )
-    drain(jobs, session)
+    drain(session, jobs)
     assert session.scalars(select(jobs.Run.outcome)).one() == "succeeded"
 
 
@@ -66,7 +66,7 @@ def test_other_json_that_plain_sql_gives_is_text_in_the_run(session: Session) ->
     session.execute(
         text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('whose', '{}', '{"request": {"id": 7}}')""")
     )
-    drain(jobs, session)
+    drain(session, jobs)
     assert session.scalars(select(jobs.Run.result)).one() == '{"id": 7}'
 
 

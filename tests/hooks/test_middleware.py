@@ -92,21 +92,21 @@ def forget() -> None:
 
 def test_it_sees_what_the_run_raises_and_cannot_swallow_it(session: Session) -> None:
     job = divides.enqueue(session)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     assert seen[2:] == ["swallowed", "inner after ZeroDivisionError", "outer after ZeroDivisionError"]
     assert (job.state, job.runs[0].error_type) == ("failed", "ZeroDivisionError")
 
 
 def test_one_that_raises_before_the_run_fails_the_attempt(session: Session) -> None:
     job = refused.enqueue(session)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     assert (job.state, job.runs[0].error) == ("failed", "not today")
     assert "run" not in seen
 
 
 def test_one_that_raises_afterwards_changes_no_outcome(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     job = ends_badly.enqueue(session)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     assert (job.state, job.runs[0].result) == ("succeeded", 3)
     assert "middleware failed on exit" in caplog.text
     assert "of the middleware" in caplog.text
@@ -135,7 +135,7 @@ def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine
 
     jobs.bind(database, context=context)
     fine.enqueue(session)
-    drain(jobs, session)
+    drain(session, jobs)
     assert (seen[0], seen[1], seen[-1]) == ("context of fine", "outer before fine", "context after")
     seen.clear()
     assert run_job(session, fine)() is None
@@ -143,9 +143,9 @@ def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine
     with pytest.raises(PermissionError, match="not again"):
         run_job(session, fine, attempt=2)()
     divides.options(max_attempts=2).enqueue(session)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     with pytest.raises(PermissionError, match="not again"):
-        drain(jobs, session, ahead=60)
+        drain(session, jobs, ahead=60)
 
 
 async def _coroutine(run: RunContext) -> None: ...

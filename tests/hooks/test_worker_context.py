@@ -304,11 +304,11 @@ def test_a_resource_that_is_not_there_or_not_the_only_one_is_an_error(
 
 async def _drained(database: Engine, url: str) -> None:
     with Session(database) as plain, pytest.raises(ConfigurationError):
-        drain(jobs, plain)
+        drain(plain, jobs)
     engine = create_async_engine(url)
     async with AsyncSession(engine) as session:
         await session.run_sync(lambda own: fetch.enqueue(own) and fetch_async.enqueue(own))
-        assert await session.run_sync(lambda own: drain(jobs, own)) == 2
+        assert await session.run_sync(drain, jobs) == 2
         assert life == [*OPENED, *["ran"] * 2, *CLOSED]
         life.clear()
         assert await run_job(session, fetch_async)() == "acme"

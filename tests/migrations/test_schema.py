@@ -138,7 +138,8 @@ def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: En
         return done.exit_code, done.output
 
     assert check()[0] == 0
-    assert check("--json") == (0, "[]\n")
+    code, listed = check("--json")
+    assert (code, [one["found"] for one in json.loads(listed)]) == (0, ["effects.job_id has no index"])
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE sqla_jobs ALTER queue DROP NOT NULL; DROP TABLE sqla_audit"))
     code, lines = check()

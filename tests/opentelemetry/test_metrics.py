@@ -81,7 +81,7 @@ def test_a_job_that_has_the_unique_key_already_is_not_counted_again(session: Ses
 def test_attempts_are_counted_by_outcome(session: Session, exported: Exported) -> None:
     shop.breaks.enqueue(session, password="swordfish")
     shop.mails.enqueue(session, to="ada")
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     common = {
         "messaging.system": "sqla_jobs",
         "messaging.operation.type": "process",

@@ -50,7 +50,7 @@ def test_an_enqueue_is_a_producer_span_whose_context_the_job_carries(session: Se
 
 def test_a_run_is_a_consumer_span_of_its_own_trace_linked_to_the_enqueue(session: Session, exported: Exported) -> None:
     job = shop.mails.enqueue(session, to="ada")
-    drain(jobs, session)
+    drain(session, jobs)
     send, process = exported.span("send mail"), exported.span("process mail")
     assert process.kind == SpanKind.CONSUMER
     assert process.parent is None
@@ -72,7 +72,7 @@ def test_a_run_is_a_consumer_span_of_its_own_trace_linked_to_the_enqueue(session
 def test_with_parent_a_run_continues_the_trace_of_the_enqueue(session: Session, exported: Exported) -> None:
     exported.instrument(parent=True)
     shop.mails.enqueue(session, to="ada")
-    drain(jobs, session)
+    drain(session, jobs)
     send, process = exported.span("send mail"), exported.span("process mail")
     assert process.parent is not None
     assert (process.parent.trace_id, process.parent.span_id) == ids(send)
@@ -81,7 +81,7 @@ def test_with_parent_a_run_continues_the_trace_of_the_enqueue(session: Session, 
 
 def test_a_bulk_is_one_span_to_which_all_its_runs_are_linked(session: Session, exported: Exported) -> None:
     shop.mails.options(queue="bulk").enqueue_many(session, [{"to": "ada"}, {"to": "bob"}, {"to": "eve"}])
-    drain(jobs, session)
+    drain(session, jobs)
     send = exported.span("send bulk")
     assert send.attributes is not None
     assert send.attributes["messaging.batch.message_count"] == 3
@@ -90,7 +90,7 @@ def test_a_bulk_is_one_span_to_which_all_its_runs_are_linked(session: Session, e
 
 def test_the_code_of_a_task_runs_in_the_span(session: Session, exported: Exported) -> None:
     job = shop.looks.enqueue(session)
-    drain(jobs, session)
+    drain(session, jobs)
     trace_id, span_id = ids(exported.span("process default"))
     assert job.runs[0].result == {"trace": f"{trace_id:032x}", "span": f"{span_id:016x}", "user": "None"}
     assert not trace.get_current_span().get_span_context().is_valid
@@ -98,7 +98,7 @@ def test_the_code_of_a_task_runs_in_the_span(session: Session, exported: Exporte
 
 def test_what_a_run_enqueues_is_part_of_its_trace(session: Session, exported: Exported) -> None:
     shop.orders.enqueue(session, to="ada")
-    drain(jobs, session)
+    drain(session, jobs)
     assert exported.span("send mail").parent == exported.span("process default").context
     assert links(exported.span("process mail")) == [ids(exported.span("send mail"))]
 
@@ -106,14 +106,14 @@ def test_what_a_run_enqueues_is_part_of_its_trace(session: Session, exported: Ex
 def test_a_run_without_a_context_has_no_link(session: Session, exported: Exported) -> None:
     session.execute(text("""INSERT INTO sqla_jobs (task, args) VALUES ('looks', '{}')"""))
     session.execute(text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('looks', '{}', '{"request": "x"}')"""))
-    drain(jobs, session)
+    drain(session, jobs)
     assert [(span.parent, span.links) for span in exported.spans("process default")] == [(None, ())] * 2
 
 
 def test_headers_that_the_caller_gives_stay(session: Session, exported: Exported) -> None:
     given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     shop.mails.options(headers={"traceparent": given}).enqueue(session, to="ada")
-    drain(jobs, session)
+    drain(session, jobs)
     assert links(exported.span("process mail")) == [(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)]
 
 
@@ -130,7 +130,7 @@ def looks_for(session: Session, user: str) -> Any:
 def test_baggage_reaches_the_run(session: Session, exported: Exported, parent: bool) -> None:
     exported.instrument(parent=parent)
     job = looks_for(session, "ada")
-    drain(jobs, session)
+    drain(session, jobs)
     assert job.runs[0].result["user"] == "ada"
     assert looks_for(session, "a" * 3000).headers.keys() == {"traceparent"}, "no header can hold it"
 
@@ -141,14 +141,14 @@ def test_without_a_provider_the_context_goes_through(session: Session) -> None:
     with trace.use_span(remote):
         job = shop.mails.enqueue(session, to="ada")
     assert job.headers == {"traceparent": f"00-{7:032x}-{9:016x}-00"}
-    drain(jobs, session)
+    drain(session, jobs)
     assert job.state == "succeeded"
 
 
 @pytest.mark.parametrize(("how", "outcome"), [("snooze", "snoozed"), ("cancel", "cancelled")])
 def test_a_snooze_and_a_cancel_are_no_errors(session: Session, exported: Exported, how: str, outcome: str) -> None:
     shop.goes_on.enqueue(session, how=how)
-    drain(jobs, session)
+    drain(session, jobs)
     process = exported.span("process default")
     assert process.attributes is not None
     assert process.attributes["sqla_jobs.outcome"] == outcome
@@ -158,7 +158,7 @@ def test_a_snooze_and_a_cancel_are_no_errors(session: Session, exported: Exporte
 
 def test_a_failed_attempt_is_an_error_that_shows_no_sensitive_argument(session: Session, exported: Exported) -> None:
     shop.breaks.enqueue(session, password="swordfish")
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     spans = exported.spans("process default")
     found: list[Any] = [
         (span.attributes["sqla_jobs.attempt"], span.attributes["sqla_jobs.outcome"], span.attributes["error.type"])
@@ -242,7 +242,7 @@ def test_a_processor_of_spans_that_raises_stops_no_job(
 ) -> None:
     exported.traces.add_span_processor(_Broken(when))
     job = shop.mails.enqueue(session, to="ada")
-    drain(jobs, session)
+    drain(session, jobs)
     assert job.state == "succeeded"
     assert "of the processor" in caplog.text
     assert not trace.get_current_span().get_span_context().is_valid
@@ -251,7 +251,7 @@ def test_a_processor_of_spans_that_raises_stops_no_job(
 def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
     shop.mails.enqueue(session, to="ada")
     with exported.traces.get_tracer("test").start_as_current_span("test"):
-        drain(jobs, session)
+        drain(session, jobs)
     process = exported.span("process mail")
     assert process.parent == exported.span("test").context
     assert links(process) == [ids(exported.span("send mail"))]

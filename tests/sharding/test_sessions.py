@@ -329,7 +329,7 @@ CALLS: list[Callable[[Session], object]] = [
     lambda session: jobs.set_limit(session, send, running=1),
     lambda session: jobs.clear_limit(session, send),
     lambda session: jobs.delete(session, where=jobs.select(ended_before=timedelta(days=1))).changed,
-    lambda session: drain(jobs, session),
+    lambda session: drain(session, jobs),
     lambda session: run_job(session, send)(email="a@b.c"),
 ]
 
@@ -394,7 +394,7 @@ def test_the_kit_finds_jobs_of_all_shards_and_runs_those_of_one(shards: Shards) 
         assert enqueued(session, settle.options(after=first)) == [chained]
         assert enqueued(session, settle, orders=[theirs]) == [chained]
         with Session(session.connection(bind_arguments={"shard_id": "us"})) as own:
-            assert drain(jobs, own) == 2
+            assert drain(own, jobs) == 2
         session.expire_all()
         assert {job.tenant: str(job.state) for job in enqueued(session, jobs)} == {"ada": "blocked", "bob": "succeeded"}
         session.rollback()

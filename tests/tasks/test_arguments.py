@@ -240,7 +240,7 @@ def test_a_value_comes_back_as_the_type_it_was(
 ) -> None:
     task, seen = taking(jobs, annotation)
     job = task.enqueue(session, value)
-    assert drain(jobs, session) == 1
+    assert drain(session, jobs) == 1
     (back,) = seen
     assert type(back) is type(value)
     assert back == value or isinstance(value, Odd)
@@ -252,7 +252,7 @@ def test_an_hour_that_a_change_of_clocks_repeats_is_taken(jobs: Jobs[JobMixin], 
     task, seen = taking(jobs, list[datetime])
     moment = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"), fold=fold)
     task.enqueue(session, [moment])
-    drain(jobs, session)
+    drain(session, jobs)
     assert seen[0][0].astimezone(UTC) == moment.astimezone(UTC)
 
 
@@ -266,7 +266,7 @@ def test_only_given_arguments_are_stored_and_defaults_apply_when_run(jobs: Jobs[
 
     assert take.enqueue(session, 1).args == {"a": 1}
     assert take.enqueue(session, 1, c=3).args == {"a": 1, "c": 3}
-    drain(jobs, session)
+    drain(session, jobs)
     assert seen == [(1, 2, default), (1, 2, 3)]
 
 
@@ -416,10 +416,10 @@ class TestEntities:
         assert job.args == {"value": [stored, stored]}
         session.commit()
         session.expunge_all()
-        drain(jobs, session)
+        drain(session, jobs)
         single, seen_alone = taking_rows(jobs, type(one))
         single.enqueue(session, seen[0][0])
-        drain(jobs, session)
+        drain(session, jobs)
         assert type(seen_alone[0]) is type(one)
         assert seen == [[seen_alone[0]] * 2]
 
@@ -432,7 +432,7 @@ class TestEntities:
         task.enqueue(session, [])
         session.commit()
         session.expunge_all()
-        drain(jobs, session)
+        drain(session, jobs)
         assert [order.id for order in seen[0]] == list(range(2499, -1, -1))
         assert seen[1] == []
 
@@ -442,7 +442,7 @@ class TestEntities:
         task.enqueue(session, None)
         session.add(order := Order())
         task.enqueue(session, order if annotation == Order | None else [order])
-        drain(jobs, session)
+        drain(session, jobs)
         assert seen in ([None, order], [None, [order]])
 
     @pytest.mark.parametrize(
@@ -546,7 +546,7 @@ class TestEntities:
         session.add(vehicle := Vehicle())
         session.flush()
         session.execute(insert(jobs.Job).values(task="take", args={"value": vehicle.id}))
-        drain(jobs, session)
+        drain(session, jobs)
         assert session.scalars(select(jobs.Job.state)).all() == ["cancelled"]
 
     @pytest.mark.parametrize("annotation", [Order | None, Annotated[Order, "the one"]])
@@ -656,7 +656,7 @@ def test_any_value_of_the_type_comes_back_equal_through_the_database(
     task, seen = taking(jobs, annotation)
     for value in values:
         task.enqueue(session, value)
-    drain(jobs, session)
+    drain(session, jobs)
     session.rollback()
     for value, back in zip(values, seen, strict=True):
         assert same(value, back)
@@ -669,5 +669,5 @@ def test_a_parameter_without_annotation_takes_plain_json(jobs: Jobs[JobMixin], s
         return [*value, 3]
 
     job = take.enqueue(session, value=[1, 2])
-    drain(jobs, session)
+    drain(session, jobs)
     assert job.runs[0].result == [1, 2, 3]

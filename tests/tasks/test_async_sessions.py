@@ -25,7 +25,7 @@ CALLS: list[Callable[[Any], object]] = [
     lambda session: jobs.set_limit(session, queue="mail", running=1),
     lambda session: jobs.clear_limit(session, send),
     lambda session: jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=60))).changed,
-    lambda session: testing.drain(jobs, session),
+    lambda session: testing.drain(session, jobs),
     lambda session: testing.enqueued(session, jobs),
     lambda session: testing.assert_enqueued(session, send),
     lambda session: testing.assert_not_enqueued(session, send),

@@ -141,7 +141,7 @@ def test_each_way_to_enqueue_carries_how_many_losses_in_a_row_end_the_job(sessio
     session.add(own.Schedule(name="often", task="work", cron="* * * * * *", args={"n": 6}))
     session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('plain', '{\"n\": 8}')"))
     session.flush()
-    drain(own, session, errors="record", ahead=1.5)
+    drain(session, own, errors="record", ahead=1.5)
     rows = session.execute(select(own.Job.task, own.Job.args["n"].as_integer(), own.Job.max_lost)).all()
     assert {(task, n): most for task, n, most in rows if n} == {
         ("work", 1): 3,
@@ -229,7 +229,7 @@ class TestTime:
             send.options(run_at=now + timedelta(days=400)).enqueue(session, "not due")
             assert delayed.run_at - now > timedelta(days=364)
             ran.clear()
-            assert drain(jobs, session) == 1
+            assert drain(session, jobs) == 1
         engine.dispose()
         assert ran == ["due"]
 

@@ -264,7 +264,7 @@ def test_leading_session_and_context_are_injected_and_not_stored(engine: Engine,
     own_registry.metadata.create_all(engine)
     with OwnSession(engine) as session:
         job = jobs.task(target).enqueue(session, number=3)
-        drain(jobs, session)
+        drain(session, jobs)
         assert job.args == {"number": 3}
         assert job.state == "succeeded"
 

@@ -49,18 +49,18 @@ def attempts(session: Session, job: JobMixin) -> list[tuple[int, str]]:
 
 def test_a_replaced_job_has_all_its_attempts(session: Session) -> None:
     job = import_twice.enqueue(session, account=17)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     assert import_twice.enqueue(session, account=17) is job
     assert (job.state, job.attempt, job.started_at) == ("queued", 0, None)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     assert job.state == "scheduled"
-    drain(jobs, session, errors="record", ahead=DAY)
+    drain(session, jobs, errors="record", ahead=DAY)
     assert (job.state, attempts(session, job)) == ("failed", [(1, "retried"), (1, "retried"), (2, "failed")])
 
 
 def test_the_retry_policy_counts_time_from_the_first_start_of_the_new_job(session: Session) -> None:
     job = import_for_hours.enqueue(session, account=17)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     session.execute(text("UPDATE sqla_jobs SET created_at = created_at - interval '1 day'"))
     session.execute(text("UPDATE sqla_runs SET started_at = started_at - interval '1 day'"))
     import_for_hours.options(delay=500).enqueue(session, account=17)
@@ -68,13 +68,13 @@ def test_the_retry_policy_counts_time_from_the_first_start_of_the_new_job(sessio
     assert job.run_at - job.created_at > timedelta(seconds=400)  # and so does max_delay
     for _ in range(2):
         session.execute(text("UPDATE sqla_jobs SET run_at = clock_timestamp()"))
-        drain(jobs, session, errors="record")
+        drain(session, jobs, errors="record")
     assert (job.state, [attempt for attempt, _ in attempts(session, job)]) == ("scheduled", [1, 1, 2])
 
 
 def test_the_losses_of_a_replaced_job_do_not_count(session: Session) -> None:
     job = import_twice.enqueue(session, account=17)
-    drain(jobs, session, errors="record")
+    drain(session, jobs, errors="record")
     session.execute(text("UPDATE sqla_runs SET outcome = 'lost'"))
     losses = text(filled("SELECT $losses FROM $jobs j", Tables(jobs._models)))
     assert session.scalar(losses) == 1

@@ -69,7 +69,7 @@ def test_a_job_is_found_by_its_options(kit_session: Session) -> None:
 
 def test_a_job_is_found_in_any_state(kit_session: Session) -> None:
     job = send.enqueue(kit_session, email="a@b.c")
-    drain(jobs, kit_session)
+    drain(kit_session, jobs)
     assert assert_enqueued(kit_session, send).state == "succeeded"
     job.task, job.args = "old_charge", {"(erased)": True}
     assert enqueued(kit_session, charge) == [job]

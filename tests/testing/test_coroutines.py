@@ -55,7 +55,7 @@ async def test_drain_gives_them_the_session_of_the_test(asession: AsyncSession) 
     asession.add(order := Order())
     one = await asession.run_sync(shop.settle.enqueue, order=order)
     two = await asession.run_sync(shop.write.enqueue, n=7)
-    assert await asession.run_sync(lambda own: drain(jobs, own)) == 3
+    assert await asession.run_sync(drain, jobs) == 3
     await asession.refresh(order)
     await asession.refresh(one)
     assert (order.status, one.state) == ("settled", "succeeded")
@@ -69,12 +69,12 @@ async def test_drain_gives_them_the_session_of_the_test(asession: AsyncSession) 
 
 async def test_failures_are_raised_and_recorded_as_those_of_plain_tasks(asession: AsyncSession) -> None:
     one = await asession.run_sync(shop.fail.enqueue, n=1)
-    drained = await asession.run_sync(lambda own: drain(jobs, own, errors="record"))
+    drained = await asession.run_sync(lambda own: drain(own, jobs, errors="record"))
     assert [str(error) for error in drained.errors] == ["no 1"] * 3
     assert await outcomes(asession, one) == ["retried", "retried", "failed"]
     two = await asession.run_sync(shop.fail.enqueue, n=2)
     with pytest.raises(ValueError, match="no 2") as raised:
-        await asession.run_sync(lambda own: drain(jobs, own))
+        await asession.run_sync(drain, jobs)
     assert await outcomes(asession, two) == ["retried", "retried", "failed"]
     assert raised.value.__notes__[0].startswith(f"raised by job {two.id}, ")
     assert "in fail" in "".join(traceback.format_exception(raised.value))
@@ -83,7 +83,7 @@ async def test_failures_are_raised_and_recorded_as_those_of_plain_tasks(asession
 
 async def test_a_cancel_of_the_test_is_no_outcome(asession: AsyncSession) -> None:
     await asession.run_sync(shop.wait_for_cancel.enqueue, n=1)
-    draining = asyncio.create_task(asession.run_sync(lambda own: drain(jobs, own, errors="record")))
+    draining = asyncio.create_task(asession.run_sync(lambda own: drain(own, jobs, errors="record")))
     async with asyncio.timeout(20):
         while seen != ["begun"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -111,18 +111,18 @@ async def test_run_job_is_awaited(asession: AsyncSession) -> None:
 def test_those_without_a_session_run_in_a_synchronous_test(session: Session) -> None:
     one = shop.nap.enqueue(session, seconds=0.01)
     shop.greet.enqueue(session, "ann")
-    assert drain(jobs, session) == 2
+    assert drain(session, jobs) == 2
     assert one.state == "succeeded"
     assert asyncio.run(run_job(session, shop.shout)(text="hey")) == "HEY"
     shop.leave_the_program.enqueue(session)
     with pytest.raises(SystemExit):
-        drain(jobs, session)
+        drain(session, jobs)
 
 
 def test_a_task_with_a_session_in_a_synchronous_test_is_refused(session: Session) -> None:
     one = shop.write.enqueue(session, n=1)
     with pytest.raises(ConfigurationError, match="write"):
-        drain(jobs, session)
+        drain(session, jobs)
     assert (one.state, one.attempt) == ("queued", 0)
     with pytest.raises(ConfigurationError, match="write"):
         run_job(session, shop.write)
@@ -131,6 +131,6 @@ def test_a_task_with_a_session_in_a_synchronous_test_is_refused(session: Session
 async def test_an_asynchronous_test_with_a_synchronous_session_is_refused(session: Session) -> None:
     one = shop.nap.enqueue(session, seconds=0.01)
     with pytest.raises(ConfigurationError, match="nap"):
-        drain(jobs, session)
+        drain(session, jobs)
     assert one.state == "queued"
     assert await run_job(session, shop.shout)(text="hey") == "HEY"

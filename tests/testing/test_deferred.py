@@ -39,11 +39,11 @@ def test_a_run_ends_as_its_commit_would(session: Session, commits: bool) -> None
     broken = adds_a_line.enqueue(session, order=1, is_whole=False, commits=commits)
     whole = adds_a_line.enqueue(session, order=2, is_whole=True)
     with pytest.raises(IntegrityError, match="a:line"):
-        drain(jobs, session)
+        drain(session, jobs)
     assert (broken.state, broken.runs[0].error_type) == ("failed", "sqlalchemy.exc.IntegrityError")
     if commits:  # the line stays, since the run has no savepoint any more
         session.execute(text("DELETE FROM lines"))
-    assert drain(jobs, session) == 1
+    assert drain(session, jobs) == 1
     assert (whole.state, lines(session)) == ("succeeded", [2])
 
 
@@ -51,7 +51,7 @@ def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> No
     for order in (1, 2):
         run_job(session, adds_a_line)(order=order, is_whole=True)
     adds_a_line.enqueue(session, order=3, is_whole=True)
-    assert drain(jobs, session) == 1
+    assert drain(session, jobs) == 1
     with pytest.raises(IntegrityError, match="a:line"):
         run_job(session, adds_a_line)(order=4, is_whole=False)
     assert lines(session) == [1, 2, 3]
@@ -61,5 +61,5 @@ def test_a_violation_by_the_test_itself_is_not_attributed_to_a_task(session: Ses
     job = adds_a_line.enqueue(session, order=1, is_whole=True)
     session.execute(text("INSERT INTO lines VALUES (9)"))
     with pytest.raises(IntegrityError, match="a:line"):
-        drain(jobs, session)
+        drain(session, jobs)
     assert (job.state, job.attempt, lines(session)) == ("queued", 0, [9])

@@ -41,7 +41,7 @@ def test_it_runs_due_jobs_in_the_callers_thread_and_session(session: Session, mo
 
     monkeypatch.setattr("time.sleep", sleep)
     monkeypatch.setattr(session, "add", seen.append)
-    assert drain(jobs, session) == 1
+    assert drain(session, jobs) == 1
     assert one.state == "succeeded"
     assert one.runs[0].result == 3
     assert [type(thing) for thing in seen] == [Effect, type(threading.current_thread())]
@@ -50,7 +50,7 @@ def test_it_runs_due_jobs_in_the_callers_thread_and_session(session: Session, mo
 def test_a_failure_rolls_its_own_writes_back_and_keeps_the_tests(session: Session) -> None:
     session.add(Effect(n=99, kind="mine"))
     one = shop.write_and_fail.enqueue(session, n=1)
-    drained = drain(jobs, session, errors="record")
+    drained = drain(session, jobs, errors="record")
     assert drained == 2
     assert [str(error) for error in drained.errors] == ["after the write"] * 2
     assert one.state == "failed"
@@ -63,11 +63,11 @@ def test_delayed_jobs_and_retries_run_ahead_of_time_on_request(session: Session)
     broken = shop.write.enqueue(session, n=2)
     session.flush()
     broken.args = {"n": "not a number"}
-    assert drain(jobs, session, errors="record") == 1
+    assert drain(session, jobs, errors="record") == 1
     assert (later.state, broken.state) == ("scheduled", "scheduled")
-    assert drain(jobs, session, ahead=timedelta(minutes=1), errors="record") > 2
+    assert drain(session, jobs, ahead=timedelta(minutes=1), errors="record") > 2
     assert (later.state, broken.state) == ("scheduled", "scheduled")
-    drain(jobs, session, ahead=timedelta(days=1), errors="record")
+    drain(session, jobs, ahead=timedelta(days=1), errors="record")
     assert broken.attempt == 25
     assert (later.state, broken.state) == ("succeeded", "failed")
 
@@ -80,7 +80,7 @@ def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session)
 
     one = commits.enqueue(session, n=1)
     session.commit()
-    drain(jobs, session)
+    drain(session, jobs)
     assert one.state == "succeeded"
     assert list(session.scalars(select(Effect.n))) == [1]
 
@@ -94,25 +94,25 @@ def test_a_task_that_undoes_its_own_claim_is_an_error(session: Session, ends: Ca
     undoes.enqueue(session)
     session.commit()
     with pytest.raises(JobsError, match="undoes"):
-        drain(jobs, session)
+        drain(session, jobs)
 
 
 def test_a_job_that_enqueues_itself_for_ever_is_an_error(session: Session) -> None:
     shop.chain.enqueue(session, n=50)
     with pytest.raises(JobsError, match="after 10 runs"):
-        drain(jobs, session, max_runs=10)
+        drain(session, jobs, max_runs=10)
 
 
 def test_a_final_exception_reaches_the_test_once_it_is_recorded(session: Session) -> None:
     broken = shop.write_and_fail.options(max_attempts=1).enqueue(session, n=1)
     after = shop.write.enqueue(session, n=2)
     with pytest.raises(RuntimeError, match="after the write") as raised:
-        drain(jobs, session)
+        drain(session, jobs)
     (note,) = raised.value.__notes__
     assert note.startswith(f"raised by job {broken.id}, ")
     assert raised.traceback[-1].name == "write_and_fail"
     assert (broken.state, broken.runs[0].error) == ("failed", "after the write")
-    assert (after.state, drain(jobs, session)) == ("queued", 1)
+    assert (after.state, drain(session, jobs)) == ("queued", 1)
     assert list(session.scalars(select(Effect.n))) == [2]
 
 
@@ -123,10 +123,10 @@ def test_a_task_without_a_policy_raises_at_its_first_error(session: Session) -> 
 
     job = expects_no_error.enqueue(session)
     with pytest.raises(ValueError, match="a bug") as raised:
-        drain(jobs, session)
+        drain(session, jobs)
     assert "retry=" in raised.value.__notes__[0]
     assert (job.state, job.runs[0].outcome) == ("scheduled", "retried")
-    assert [*map(str, drain(jobs, session, ahead=2.6, errors="record").errors)] == ["a bug"]
+    assert [*map(str, drain(session, jobs, ahead=2.6, errors="record").errors)] == ["a bug"]
 
 
 def _flush_within(session: Session) -> None:
@@ -158,10 +158,10 @@ def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: 
     expected = PendingRollbackError if flush == "and is passed over" else IntegrityError
     session.add(Effect(n=99, kind="mine"))
     job = breaks_a_constraint.options(max_attempts=2).enqueue(session)
-    (error,) = drain(jobs, session, errors="record").errors
+    (error,) = drain(session, jobs, errors="record").errors
     assert (type(error), job.state, job.runs[0].outcome) == (expected, "scheduled", "retried")
     with pytest.raises(expected):
-        drain(jobs, session, ahead=60)
+        drain(session, jobs, ahead=60)
     assert (job.state, len(job.runs)) == ("failed", 2)
     with pytest.raises(expected):
         run_job(session, breaks_a_constraint)()
@@ -175,7 +175,7 @@ def test_a_base_exception_reaches_the_test_even_if_the_policy_retries_it(session
 
     job = interrupted.enqueue(session, token="hunter2")
     with pytest.raises(KeyboardInterrupt) as raised:
-        drain(jobs, session)
+        drain(session, jobs)
     assert job.state == "scheduled"
     assert "hunter2" not in raised.value.__notes__[0]
 
@@ -193,7 +193,7 @@ def test_a_base_exception_of_a_handler_reaches_the_test(session: Session, name: 
 
     job = fine.enqueue(session)
     with pytest.raises(KeyboardInterrupt):
-        drain(other, session)
+        drain(session, other)
     if name == "succeeded":
         assert session.get_one(other.Job, job.id).state == "succeeded"
 
@@ -204,7 +204,7 @@ def test_a_base_exception_of_a_handler_reaches_the_test(session: Session, name: 
 def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str, Any], named: str) -> None:
     shop.write.options(queue="mail").enqueue(session, n=1)
     with pytest.raises(JobsError, match=named):
-        drain(jobs, session, **options)
+        drain(session, jobs, **options)
 
 
 def test_due_jobs_that_do_not_run_are_named(session: Session) -> None:
@@ -212,7 +212,7 @@ def test_due_jobs_that_do_not_run_are_named(session: Session) -> None:
     jobs.pause(session, "mail")
     session.add(unknown := jobs.Job(task="of.another.service", args={}))
     shop.write.enqueue(session, n=2)
-    drained = drain(jobs, session)
+    drained = drain(session, jobs)
     assert (drained, drained.waiting) == (1, [paused.id, unknown.id])
 
 
@@ -225,7 +225,7 @@ def test_it_runs_in_an_asynchronous_session_too(sqla_jobs_engine: Engine, driver
                 await session.run_sync(shop.chain.enqueue, n=1)
                 await session.run_sync(shop.flaky.options(delay=60).enqueue, good_from=2)
                 await session.run_sync(shop.reports.enqueue, good=True)
-                count = await session.run_sync(lambda own: drain(jobs, own, ahead=3600))
+                count = await session.run_sync(lambda own: drain(own, jobs, ahead=3600))
                 states = (await session.scalars(select(jobs.Job.state).distinct())).all()
                 effects = (await session.scalars(select(Effect.n).order_by(Effect.n))).all()
             await transaction.rollback()
@@ -241,5 +241,5 @@ def test_priorities_and_queues_are_respected(session: Session) -> None:
     for n, priority in enumerate([0, -5, 5]):
         shop.write.options(priority=priority, queue="mail").enqueue(session, n=n)
     shop.write.enqueue(session, n=9)
-    assert drain(jobs, session, queues=["mail"]) == 3
+    assert drain(session, jobs, queues=["mail"]) == 3
     assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 0, 2]

@@ -25,11 +25,11 @@ def test_limits_are_obeyed_and_jobs_behind_them_are_named(session: Session) -> N
     jobs.set_limit(session, shop.rated, rate=5, per=3600)
     shop.rated.enqueue_many(session, ({"n": n} for n in range(8)))
     shop.plain.enqueue_many(session, ({"n": n} for n in range(3)))
-    drained = drain(jobs, session, limits=True)
+    drained = drain(session, jobs, limits=True)
     assert drained == 5 + 3
     rated = select(jobs.Job.id).where(jobs.Job.task == "rated").order_by(jobs.Job.id)
     assert drained.waiting == session.scalars(rated).all()[5:]
-    assert drain(jobs, session) == 3
+    assert drain(session, jobs) == 3
 
 
 @pytest.mark.parametrize("limit", [{"which": "plain"}, {"queue": "default"}])
@@ -37,19 +37,19 @@ def test_an_operators_limit_is_obeyed(session: Session, limit: dict[str, Any]) -
     which = [limit.pop("which")] if "which" in limit else []
     jobs.set_limit(session, *which, **limit, running=0)
     shop.plain.enqueue(session, n=1)
-    assert len(drain(jobs, session, limits=True).waiting) == 1
+    assert len(drain(session, jobs, limits=True).waiting) == 1
     jobs.set_limit(session, *which, **limit, running=1)
     shop.plain.enqueue(session, n=2)
-    assert drain(jobs, session, limits=True) == 2
+    assert drain(session, jobs, limits=True) == 2
 
 
 def test_an_ordered_key_keeps_its_order(session: Session) -> None:
     for n in range(4):
         shop.ordered.enqueue(session, account=1, n=n, failures=int(n == 1))
-    drained = drain(jobs, session, limits=True, errors="record")
+    drained = drain(session, jobs, limits=True, errors="record")
     assert drained == 2
     assert len(drained.waiting) == 2
-    assert drain(jobs, session, limits=True, ahead=3600) == 3
+    assert drain(session, jobs, limits=True, ahead=3600) == 3
     assert session.scalars(text("SELECT result FROM sqla_runs WHERE outcome = 'succeeded' ORDER BY id")).all() == [
         *range(4)
     ]
@@ -58,7 +58,7 @@ def test_an_ordered_key_keeps_its_order(session: Session) -> None:
 def test_groups_take_turns_as_with_workers(session: Session) -> None:
     made = {name: shop.fair.enqueue(session, tenant=name[0]) for name in ["a1", "a2", "a3", "b1", "b2", "c1"]}
     turns = [made[name] for name in ["a1", "b1", "c1", "a2", "b2", "a3"]]
-    assert drain(jobs, session, limits=True) == 6
+    assert drain(session, jobs, limits=True) == 6
     assert [*session.scalars(select(jobs.Run.job_id).order_by(jobs.Run.id))] == [job.id for job in turns]
 
 
@@ -69,7 +69,7 @@ def test_limits_are_obeyed_in_an_asynchronous_session(database: Engine, driver: 
         async with AsyncSession(engine) as session:
             await session.run_sync(lambda own: jobs.set_limit(own, shop.rated, rate=2, per=3600))
             await session.run_sync(shop.rated.enqueue_many, [{"n": n} for n in range(3)])
-            drained = await session.run_sync(lambda own: drain(jobs, own, limits=True))
+            drained = await session.run_sync(lambda own: drain(own, jobs, limits=True))
         await engine.dispose()
         return drained, len(drained.waiting)
 

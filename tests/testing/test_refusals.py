@@ -19,7 +19,7 @@ def application() -> Jobs[Any]:
 
 def check_refused(jobs: Jobs[Any], session: Session, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        drain(jobs, session)
+        drain(session, jobs)
 
 
 def test_two_tasks_that_declare_one_limit_differently(sqla_jobs_session: Session) -> None:
@@ -59,5 +59,5 @@ def test_a_queue_that_is_misspelt(sqla_jobs_session: Session) -> None:
 
     fine.enqueue(sqla_jobs_session, follow_up="reports")
     with pytest.raises(ConfigurationError, match="mial"):
-        drain(jobs, sqla_jobs_session, queues=["default", "mial"])
-    assert drain(jobs, sqla_jobs_session, queues=["mail", "reports"]) == 2
+        drain(sqla_jobs_session, jobs, queues=["default", "mial"])
+    assert drain(sqla_jobs_session, jobs, queues=["mail", "reports"]) == 2

@@ -1,4 +1,4 @@
-"""Steps in the tests of an application: `run_job` in memory, `drain` with rows in the test's session."""
+"""Steps in the tests of an application: with rows in the test's session."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_run_job_gives_the_signals_of_the_test_in_order(session: Session) -> Non
     signals = {"approved": [Approval("ada"), Approval("ben")]}
     assert run_job(session, step_shop.approved_twice, signals=signals)() == ["ada", "ben"]
     assert run_job(session, step_shop.approved)(timeout=60) == "timeout"
-    with pytest.raises(ArgumentsError, match="'approved'"):
+    with pytest.raises(ArgumentsError, match="a signal"):
         run_job(session, step_shop.approved, signals={"approve": []})()
 
 
 def test_drain_keeps_the_steps_of_a_run_that_fails(session: Session) -> None:
     session.add(order := Order())
     job = step_shop.transactional.enqueue(session, order=order)
-    assert drain(jobs, session, ahead=60) == 3
+    assert drain(session, jobs, ahead=60) == 3
     assert (job.result, order.paid, calls) == ([1, 1], 1, ["pay", "mailed"])
     assert effects(session) == {"paid": 1, "mailed": 1, "end": 1}
     session.rollback()
@@ -52,11 +52,11 @@ def test_drain_keeps_the_steps_of_a_run_that_fails(session: Session) -> None:
 def test_drain_ahead_ends_sleeps_and_waits(session: Session) -> None:
     sleeping = step_shop.transactional_sleeper.enqueue(session, seconds=100)
     waiting = step_shop.approved.enqueue(session, timeout=200)
-    assert drain(jobs, session) == 2
+    assert drain(session, jobs) == 2
     assert (sleeping.state, waiting.state, effects(session)) == ("scheduled", "scheduled", {"before": 1})
-    assert drain(jobs, session, ahead=150) == 1
+    assert drain(session, jobs, ahead=150) == 1
     assert (sleeping.state, waiting.state) == ("succeeded", "scheduled")
-    assert drain(jobs, session, ahead=250) == 1
+    assert drain(session, jobs, ahead=250) == 1
     assert (waiting.result, effects(session)) == ("timeout", {"before": 1, "after": 1})
 
 
@@ -64,7 +64,7 @@ def test_drain_refuses_a_step_or_sleep_after_a_write(session: Session) -> None:
     session.add(Effect(kind="of the test"))
     step_shop.sleeps_after_write.enqueue(session)
     with pytest.raises(JobsError):
-        drain(jobs, session)
+        drain(session, jobs)
     assert effects(session) == {"of the test": 1}
 
 
@@ -78,9 +78,9 @@ def test_steps_of_a_task_with_an_async_session_are_awaited_in_the_tests_session(
             await session.flush()
             assert await run_job(session, step_shop.transactional_awaited, attempt=2)(order=order) == [1, 1, 1]
             job = await session.run_sync(step_shop.approved_in_async_session.enqueue)
-            assert await session.run_sync(lambda own: drain(jobs, own)) == 1
+            assert await session.run_sync(drain, jobs) == 1
             await session.run_sync(lambda own: jobs.signal(own, job, "approved", Approval("ada")))
-            assert await session.run_sync(lambda own: drain(jobs, own)) == 1
+            assert await session.run_sync(drain, jobs) == 1
             kinds = await session.scalars(text("SELECT kind FROM effects ORDER BY id"))
             assert [*kinds] == ["mailed", "end", "before", "ada"]
         await engine.dispose()

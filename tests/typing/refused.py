@@ -191,8 +191,8 @@ def wrong_tests(session: Session, order: Order, asession: AsyncSession) -> None:
     run_job(session, archive, attempts=3)  # error
     run_job(session, Mail)  # error
     assert_enqueued(asession, archive)  # error
-    drain(jobs, session, errors="ignore")  # error
-    drain(jobs, asession)  # error
+    drain(session, jobs, errors="ignore")  # error
+    drain(asession, jobs)  # error
     make_job(session, archive, state="done")  # error
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, assert_type
 
 import pytest
@@ -79,7 +78,7 @@ def test_a_count_is_given_back(session: Session) -> None:
     )
     job = count.options(delay=60).enqueue(session, to=3)
     assert_type(job, TenantJob)
-    assert drain(jobs, session, queues=["default"], ahead=timedelta(minutes=2), max_runs=10) == 1
+    assert drain(session, jobs, queues=["default"], ahead=timedelta(minutes=2), max_runs=10) == 1
     assert session.scalars(select(jobs.Run.result)).one() == 3
 
 
@@ -97,13 +96,13 @@ def test_tasks_without_a_job(sqla_jobs_session: Session) -> None:
     order = Order()
     assert_type(run_job(sqla_jobs_session, refund, attempt=3)(order=order), dict[str, int])
     assert_type(run_job(sqla_jobs_session, settle)(order), None)
-    assert_type(run_job(sqla_jobs_session, count, max_attempts=3, cancel_requested=True)(to=3), int)
+    assert_type(run_job(sqla_jobs_session, count, max_attempts=3)(to=3), int)
     run_job(sqla_jobs_session, send)("a@b.c", copies=2)
     assert_type(run_job(sqla_jobs_session, jobs.tasks["greet"])(name="Ada"), Any)
 
 
 def test_errors_and_what_starts(sqla_jobs_session: Session, sqla_jobs_connection: Connection) -> None:
-    drained = drain(jobs, sqla_jobs_session, errors="record", ahead=timedelta(days=1))
+    drained = drain(sqla_jobs_session, jobs, errors="record", ahead=timedelta(days=1))
     assert_type(drained.errors, list[BaseException])
     assert_type(drained.waiting, list[int])
     scoped = scoped_session(sessionmaker(sqla_jobs_connection))
@@ -173,7 +172,7 @@ async def coroutine_tasks_without_a_job(
     assert_type(await run_job(session, later)(value=3), Any)
     run_job(plain, anything)(3)
     assert_type(await run_job(session, jobs.tasks["Wave"])(name="Ada"), Any)
-    assert_type(await session.run_sync(partial(drain, jobs)), Drained)
+    assert_type(await session.run_sync(drain, jobs), Drained)
 
 
 def charge(order: Order, cents: int, *, note: str = "") -> Receipt:

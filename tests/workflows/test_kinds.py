@@ -220,8 +220,8 @@ def test_the_drain_of_the_test_kit(session: Session) -> None:
     held = shop.write.options(after=bad, if_failed="hold").enqueue(session, n=4)
     never = shop.write.options(after=[batch, anyway]).enqueue(session, n=5)
     later = shop.write.options(after=anyway, delay=3600).enqueue(session, n=6)
-    drain(jobs, session, errors="record", ahead=1)
+    drain(session, jobs, errors="record", ahead=1)
     found = [job.state.value for job in (first, bad, anyway, held, never, later)]
     assert found == ["succeeded", "failed", "succeeded", "blocked", "cancelled", "scheduled"]
-    drain(jobs, session, errors="record", ahead=7200)
+    drain(session, jobs, errors="record", ahead=7200)
     assert later.state is JobState.succeeded
