@@ -37,11 +37,6 @@ def check_after(given: dict[str, Any]) -> None:
             given.pop("if_failed", None)
     if "if_failed" in given and "after" not in given:
         raise ArgumentsError(f"if_failed={given['if_failed']!r:.60} needs after=, the jobs or batches that may fail")
-    if "if_failed" in given and given["if_failed"] not in list(IfFailed):
-        words = " or ".join(f"{word.value!r}" for word in IfFailed)
-        raise ArgumentsError(f"if_failed must be {words}, got {given['if_failed']!r:.60}")
-    if "batch" in given and not isinstance(given["batch"], BatchMixin):
-        raise ArgumentsError(f"batch must be a batch, such as jobs.batch(session), got {given['batch']!r:.60}")
 
 
 def _checked(after: object) -> tuple[JobMixin | BatchMixin, ...]:

@@ -109,6 +109,11 @@ class Declaration:
     lazy: bool
     retention: OwnRetention
 
+    @cached_property
+    def titled(self) -> str:
+        """The name of the task and the place of its declaration, for error messages."""
+        return f"{self.name} ({self.signature.place})"
+
     @property
     def begins_lazily(self) -> bool:
         """True for a lazy task without entities. Loading entities would begin the transaction earlier."""

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import sqlalchemy as sa
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainValidator,
+    SkipValidation,
+    with_config,
+)
 from pydantic_core import from_json, to_json
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
 
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.sharding import present_shard, put_into
@@ -26,6 +36,7 @@ from sqla_jobs.rules.value_checks import INSTANT, check_integer, check_moment, c
 from sqla_jobs.tasks.after import check_after
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import check_headers
+from sqla_jobs.tasks.options import MaxAttempts, MaxLost, Priority, QueueName, as_timedelta, checked, seconds
 
 J = TypeVar("J", bound=JobMixin)
 GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
@@ -36,82 +47,104 @@ _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
 _BATCH: Any = sa.bindparam("batch", type_=sa.Text)
 
 
+def _moment(option: str, moment: object) -> datetime:
+    if not (isinstance(moment, datetime) and moment.utcoffset() is not None):
+        raise ArgumentsError(
+            f"{option} must be a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1), "
+            f"got {moment!r}"
+        )
+    check_moment(option, moment)
+    return moment
+
+
+def _run_at(moment: object) -> object:
+    return PARKED if moment == PARKED else _moment("run_at", moment)
+
+
+def _expires(limit: object) -> datetime | timedelta:
+    if isinstance(limit, datetime):
+        return _moment("expires", limit)
+    return timedelta(seconds=check_seconds("expires", limit, least=INSTANT))
+
+
+def _literal(key: str) -> str:
+    if key != storable(key, MAX_KEY):
+        raise ArgumentsError(f"unique_key={key!r:.60} has a NUL or a surrogate, which PostgreSQL cannot store")
+    if key.startswith(RESERVED):
+        raise ArgumentsError(
+            f"unique_key={key!r:.60} begins with {RESERVED!r}, as the keys do that a Unique makes: choose another one"
+        )
+    return key
+
+
+@with_config(ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class EnqueueOptions(TypedDict, total=False):
     """The options of a job, given to `task.options`. For a missing option or None, the task's declaration applies."""
 
-    delay: timedelta | float | None
+    delay: Annotated[timedelta | float | None, as_timedelta("delay")]
     """The time from now until the job is due, as a timedelta or in seconds. The server's clock measures it. 0 overrides
     the task's delay."""
-    run_at: datetime | None
+    run_at: Annotated[datetime | None, PlainValidator(_run_at)]
     """The time at which the job is due, with a time zone."""
-    queue: str | None
+    queue: QueueName | None
     """The queue from which workers claim the job."""
-    priority: int | None
+    priority: Priority | None
     """The job's priority, from -10 to 10; lower numbers run first."""
-    max_attempts: int | None
+    max_attempts: MaxAttempts | None
     """The maximum number of attempts, from 1 to 1,000,000. Attempts lost to crashes count, unless `max_lost` is
     given."""
-    max_lost: int | None
+    max_lost: MaxLost | None
     """The number of lost runs in a row, from 1 to 1,000, after which the job ends as `failed`. With it, an attempt lost
     to a crash does not count toward `max_attempts`."""
-    unique_key: str | None
+    unique_key: Annotated[str, Field(min_length=1, max_length=MAX_KEY), AfterValidator(_literal)] | None
     """A key that at most one live job (blocked, scheduled, queued or running) can have.
 
     If there is such a job, the enqueue returns it, unless the `Unique` policy decides otherwise.
     """
-    unique: Unique | None
+    unique: InstanceOf[Unique] | None
     """The policy for an enqueue whose key is taken. Without `unique_key`, the policy also makes the key."""
-    headers: Mapping[str, str] | None
+    headers: Annotated[Mapping[str, str] | None, PlainValidator(check_headers)]
     """At most 50 named texts for middleware and the run, separate from the task's arguments."""
-    columns: Mapping[str, Any] | None
+    columns: SkipValidation[Mapping[str, Any] | None]
     """Values for the columns of your own `job_class`."""
-    after: JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None
+    after: SkipValidation[JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None]
     """The jobs and batches that must end before the job starts."""
     if_failed: Literal["cancel", "run", "hold"] | None
     """The handling of the job if a job that it waits for fails, is cancelled or is deleted: "cancel" (the default),
     "run" or "hold"."""
-    batch: BatchMixin | None
+    batch: InstanceOf[BatchMixin] | None
     """The batch that the job joins."""
-    timeout: float | timedelta | None
+    timeout: Annotated[float | timedelta | None, seconds("timeout", INSTANT)]
     """The time limit of each attempt, as a timedelta or in seconds."""
-    retention: timedelta | float | None
+    retention: Annotated[timedelta | float | None, seconds("retention")]
     """How long the job is kept after its end, whatever that is, as a timedelta or in seconds."""
-    expires: datetime | timedelta | float | None
+    expires: Annotated[datetime | timedelta | float | None, PlainValidator(_expires)]
     """When the job ends as `cancelled` if it has not begun: a datetime with a time zone, or the time from now as a
     timedelta or in seconds, which the server's clock measures."""
 
 
-def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked options that are not None. Raises `ArgumentsError` for an invalid option or value."""
-    unknown = options.keys() - EnqueueOptions.__annotations__.keys()
-    if unknown:
+def check_options(whose: str, job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked options that are not None. Raises `ArgumentsError`, whose message begins with `whose`."""
+    given = checked(EnqueueOptions, options, whose, ArgumentsError)
+    try:
+        return _fitting(job_class, given)
+    except ArgumentsError as error:
+        raise ArgumentsError(f"{whose}: {error}") from None
+
+
+def _fitting(job_class: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return checked options. Raises `ArgumentsError` if they do not fit each other, or the class of the job."""
+    if "delay" in given and "run_at" in given:
+        raise ArgumentsError("delay= and run_at= exclude each other: give one")
+    if "unique_key" in given and "unique" in given and given["unique"].key is not None:
         raise ArgumentsError(
-            f"unknown option {min(unknown)!r}; valid options: {', '.join(EnqueueOptions.__annotations__)}"
+            f"unique_key={given['unique_key']!r:.60} and Unique(key=…) exclude each other: give one of them"
         )
-    given = {name: value for name, value in options.items() if value is not None}
-    if "delay" in given:
-        if "run_at" in given:
-            raise ArgumentsError("delay= and run_at= exclude each other: give one")
-        given["delay"] = timedelta(seconds=check_seconds("delay", given["delay"]))
-    run_at = given.get("run_at")
-    if run_at is not None and run_at != PARKED:
-        _check_aware("run_at", run_at)
-    for name, least in (("timeout", INSTANT), ("retention", 0.0)):
-        if name in given:
-            given[name] = check_seconds(name, given[name], least=least)
-    if isinstance(expires := given.get("expires"), datetime):
-        _check_aware("expires", expires)
-    elif expires is not None:
-        given["expires"] = timedelta(seconds=check_seconds("expires", expires, least=INSTANT))
-    check_common(given)
-    _check_unique(given.get("unique_key"), given.get("unique"))
     check_after(given)
-    if run_at == PARKED and "after" in given:
+    if given.get("run_at") == PARKED and "after" in given:
         raise ArgumentsError(
             "after= and run_at=PARKED exclude each other: a job that waits for others starts after them; leave one out"
         )
-    if "headers" in given:
-        given["headers"] = check_headers(given["headers"])
     if "columns" not in given:
         return given
     if not isinstance(given["columns"], Mapping):
@@ -126,32 +159,6 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
                 + (f"; it has {', '.join(sorted(own))}" if own else "; give Jobs(…, job_class=…) to add some")
             )
     return given
-
-
-def _check_aware(option: str, moment: object) -> None:
-    if not (isinstance(moment, datetime) and moment.utcoffset() is not None):
-        raise ArgumentsError(
-            f"{option} must be a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1), "
-            f"got {moment!r}"
-        )
-    check_moment(option, moment)
-
-
-def _check_unique(key: object, policy: object) -> None:
-    if policy is not None and not isinstance(policy, Unique):
-        raise ArgumentsError(f"unique must be a Unique, such as Unique(on_conflict='raise'), got {policy!r:.60}")
-    if key is None:
-        return
-    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or key != storable(key, MAX_KEY):
-        raise ArgumentsError(
-            f"unique_key must be 1 to {MAX_KEY} characters without NUL and surrogates, got {key!r:.60}"
-        )
-    if key.startswith(RESERVED):
-        raise ArgumentsError(
-            f"unique_key={key!r:.60} begins with {RESERVED!r}, as the keys do that a Unique makes: choose another one"
-        )
-    if policy is not None and policy.key is not None:
-        raise ArgumentsError(f"unique_key={key!r:.60} and Unique(key=…) exclude each other: give one of them")
 
 
 _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"position"}

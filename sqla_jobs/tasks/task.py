@@ -491,7 +491,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
 
         Raises `ArgumentsError` for an unknown option, and for an invalid value.
         """
-        checked = check_options(self._models.Job, options)
+        checked = check_options(self._declaration.titled, self._models.Job, options)
         return Enqueuer(self._declaration, self._models, checked, self._described, self._hooks)
 
     @overload

@@ -184,6 +184,21 @@ def test_an_option_that_no_job_could_have_is_refused_before_anything_is_changed(
     assert not session.new
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"priority": 11}, "priority should be less than or equal to 10, got 11"),
+        ({"max_attempts": "many"}, "max_attempts should be a valid integer, got 'many'"),
+        ({"if_failed": "stop"}, "if_failed should be 'cancel', 'run' or 'hold', got 'stop'"),
+        ({"priorty": 1}, "unknown option 'priorty'.*did you mean 'priority'"),
+    ],
+    ids=as_id,
+)
+def test_a_refused_option_is_told_with_its_task_and_where_that_is_declared(options: Any, said: str) -> None:
+    with pytest.raises(ArgumentsError, match=rf"^send \(tests\.tasks\.test_enqueue\.send \(.*\.py:\d+\)\): {said}"):
+        send.options(**options)
+
+
 class TestTime:
     @pytest.mark.parametrize("delay", [90, timedelta(seconds=90)])
     def test_a_delay_counts_from_the_enqueue_by_the_clock_of_the_server(self, session: Session, delay: Any) -> None:
