@@ -226,8 +226,8 @@ def example_origin(server_url: str) -> Iterator[str]:
 
 PAGES = (
     *("/?span=day", "/jobs", "/jobs?state=failed&task=mail.send&created_after=2020-01-01T00:00", "/jobs?task=nothing"),
-    *("/schedules", "/schedules/1", "/schedules/4", "/schedules/2/edit", "/schedules/new", "/limits", "/limits/new"),
-    *("/limits/edit?gate=%23images.resize", "/tasks?span=week&sort=run95", "/processes", "/audit"),
+    *("/schedules", "/schedules/1", "/schedules/4", "/schedules/2/edit", "/schedules/new", "/limits", "/limits/set"),
+    *("/limits/set?gate=%23images.resize", "/tasks?span=week&sort=run95", "/processes", "/audit"),
 )
 
 

@@ -62,7 +62,7 @@ PATHS = [
     "/schedules/1",
     "/schedules/1/edit",
     "/limits",
-    "/limits/new",
+    "/limits/set",
     "/tasks",
     "/processes",
     "/audit",
@@ -92,7 +92,7 @@ def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) 
     for path in PATHS:
         page = visitor.get(path)
         assert "read-only" in page
-        assert 'method="post"' not in page or path in ("/jobs", "/schedules/new", "/schedules/1/edit", "/limits/new")
+        assert 'method="post"' not in page or path in ("/jobs", "/schedules/new", "/schedules/1/edit", "/limits/set")
     for path in (f"/jobs/{job.id}/cancel", "/queues/pause", "/jobs/change", "/schedules/1/fire"):
         response = visitor.post(path, {"queue": "default", "action": "cancel", "all": "1"})
         assert response.status_code == 403

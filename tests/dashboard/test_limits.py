@@ -116,14 +116,14 @@ def test_keys_are_shown_by_their_values_and_hidden_ones_by_their_hash(visitor: V
 
 
 def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Session) -> None:
-    page = words(visitor.change("/limits/edit", {"gate": "#pair", "running": "7"}))
+    page = words(visitor.change("/limits/set", {"gate": "#pair", "running": "7"}))
     assert "Limit pair 7 at once code says 2 at once" in page
-    assert "Clear" in words(visitor.get("/limits/edit?gate=%23pair"))
+    assert "Clear" in words(visitor.get("/limits/set?gate=%23pair"))
     page = words(visitor.change("/limits/clear", {"gate": "#pair"}))
     assert f"Limit pair 2 at once 0 of 2 0 0 {NOTHING} code" in page
-    visitor.change("/limits/edit", {"gate": "%rated", "rate": "3", "per": "2.5"})
-    visitor.change("/limits/new", {"which": "keyed", "key": "17", "running": "2"})
-    page = words(visitor.change("/limits/new", {"queue": "default", "running": "20"}))
+    visitor.change("/limits/set", {"gate": "%rated", "rate": "3", "per": "2.5"})
+    visitor.change("/limits/set", {"which": "keyed", "key": "17", "running": "2"})
+    page = words(visitor.change("/limits/set", {"queue": "default", "running": "20"}))
     assert "Rate rated 3 in 2.5 s" in page
     assert "Limit of queue default 20 at once" in page
     assert audit(session) == [
@@ -136,14 +136,14 @@ def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Sess
 
 
 REFUSED: list[tuple[str, dict[str, str], int]] = [
-    ("new", {"which": "strippe", "running": "1"}, 400),
-    ("new", {"running": "1"}, 400),
-    ("new", {"which": "pair", "queue": "default", "running": "1"}, 400),
-    ("new", {"which": "pair"}, 400),
-    ("new", {"which": "pair", "running": "many"}, 400),
-    ("edit", {"gate": "#pair", "running": "-1"}, 400),
-    ("edit", {"gate": "%rated", "rate": "1"}, 400),
-    ("edit", {"gate": "#nothing", "running": "1"}, 404),
+    ("set", {"which": "strippe", "running": "1"}, 400),
+    ("set", {"running": "1"}, 400),
+    ("set", {"which": "pair", "queue": "default", "running": "1"}, 400),
+    ("set", {"which": "pair"}, 400),
+    ("set", {"which": "pair", "running": "many"}, 400),
+    ("set", {"gate": "#pair", "running": "-1"}, 400),
+    ("set", {"gate": "%rated", "rate": "1"}, 400),
+    ("set", {"gate": "#nothing", "running": "1"}, 404),
     ("clear", {"gate": "\0"}, 404),
 ]
 

@@ -44,7 +44,7 @@ def test_fields_for_a_task_and_a_queue_complete(visitor: Visitor, session: Sessi
         page = visitor.get(path)
         assert offered(page, "task") == sorted(TASKS)
         assert offered(page, "queue") == QUEUES
-    assert offered(visitor.get("/limits/new"), "queue") == QUEUES
+    assert offered(visitor.get("/limits/set"), "queue") == QUEUES
     assert offered(visitor.get("/jobs/2"), "to") == QUEUES
     session.add_all(jobs.Job(task="add", args={"a": n}) for n in range(1000))
     session.commit()

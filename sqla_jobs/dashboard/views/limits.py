@@ -1,8 +1,8 @@
-"""The page of limits, and the forms that override declared limits and remove overrides."""
+"""The page of limits, and the form that overrides a declared limit or removes an override."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, abort, request
@@ -20,7 +20,7 @@ from sqla_jobs.rules.value_checks import read_number
 from sqla_jobs.runtime.metrics import LimitStatus
 
 _NUMBERS = ("running", "rate", "per")
-_NEW = ("which", "key", "queue", *_NUMBERS)
+_FIELDS = ("which", "key", "queue", *_NUMBERS)
 
 
 def show(site: Dashboard) -> Response:
@@ -31,42 +31,30 @@ def show(site: Dashboard) -> Response:
     return site.render("limits.html", now, limits=found, uses=uses)
 
 
-def new(site: Dashboard) -> Response:
-    """GET /limits/new"""
-    return _new_form(site, {name: request.args.get(name, "") for name in _NEW})
-
-
-def add(site: Dashboard) -> AnyResponse:
-    """POST /limits/new"""
-    given = _given(_NEW)
-    try:
-        numbers = _numbers(given)
-        key = key_in(given["key"]) if given["key"] else UNSET
-        target = actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
-        with site.changing() as it:
-            actions.set_limit(it, target, **numbers)
-    except JobsError as error:
-        return _new_form(site, given, error)
-    return site.done("set", "limits")
-
-
 def edit(site: Dashboard) -> Response:
-    """GET /limits/edit"""
-    gate = request.args.get("gate", "")
-    one = _read(site, gate)
-    values = {"running": one.running, "rate": one.rate, "per": one.per}
-    return _edit_form(site, one, {name: "" if value is None else f"{value:.12g}" for name, value in values.items()})
+    """GET /limits/set: the form of the limit `gate`, or of a new one."""
+    one = _read(site, request.args.get("gate"))
+    values = {} if one is None else {"running": one.running, "rate": one.rate, "per": one.per}
+    given = {name: f"{value:.12g}" for name, value in values.items() if value is not None}
+    return _form(site, one, dict.fromkeys(_FIELDS, "") | given)
 
 
 def save(site: Dashboard) -> AnyResponse:
-    """POST /limits/edit"""
-    given, one = _given(_NUMBERS), _read(site, request.form.get("gate", ""))
+    """POST /limits/set"""
+    one = _read(site, request.form.get("gate"))
+    given = {name: request.form.get(name, "").strip() for name in _FIELDS}
     try:
         numbers = _numbers(given)
+        key = key_in(given["key"]) if given["key"] else UNSET
+        target = (
+            actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
+            if one is None
+            else actions.target_of_row(one.gate, one.tasks)
+        )
         with site.changing() as it:
-            actions.set_limit(it, actions.target_of_row(one.gate, one.tasks), **numbers)
+            actions.set_limit(it, target, **numbers)
     except JobsError as error:
-        return _edit_form(site, one, given, error)
+        return _form(site, one, given, error)
     return site.done("set", "limits")
 
 
@@ -74,15 +62,15 @@ def clear(site: Dashboard) -> AnyResponse:
     """POST /limits/clear"""
     one = _read(site, request.form.get("gate", ""))
     with site.changing() as it:
-        actions.clear_limit(it, actions.target_of_row(one.gate, one.tasks))
+        if one is not None:
+            actions.clear_limit(it, actions.target_of_row(one.gate, one.tasks))
     return site.done("cleared", "limits")
 
 
-def _given(names: Sequence[str]) -> dict[str, str]:
-    return {name: request.form.get(name, "").strip() for name in names}
-
-
-def _read(site: Dashboard, gate: str) -> LimitStatus:
+def _read(site: Dashboard, gate: str | None) -> LimitStatus | None:
+    """Return the limit of that gate; None for a new limit."""
+    if gate is None:
+        return None
     with site.reading() as (session, _):
         found = next((one for one in read_limits(session, site.jobs) if one.gate == gate), None)
     if found is None:
@@ -96,7 +84,9 @@ def _numbers(given: Mapping[str, str]) -> Any:
     return dict.fromkeys(_NUMBERS) | {name: read_number(name, text, kind) for name, text, kind in kinds}
 
 
-def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:
+def _form(
+    site: Dashboard, one: LimitStatus | None, given: Mapping[str, str], error: JobsError | None = None
+) -> Response:
     jobs = site.jobs
     with site.reading() as (session, now):
         names = read_names(session, jobs)
@@ -105,22 +95,9 @@ def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None
         "limit_form.html",
         now,
         400 if error else 200,
-        limit=None,
+        limit=one,
         given=given,
         error=None if error is None else str(error),
         limited=sorted({*jobs.tasks, *(gate.row[1:].partition("=")[0] for gate in gates)}),
         queues=names.queues,
-    )
-
-
-def _edit_form(site: Dashboard, one: LimitStatus, given: Mapping[str, str], error: JobsError | None = None) -> Response:
-    with site.reading() as (_, now):
-        pass
-    return site.render(
-        "limit_form.html",
-        now,
-        400 if error else 200,
-        limit=one,
-        given=given,
-        error=None if error is None else str(error),
     )
