@@ -64,5 +64,5 @@ def filled(text: str, tables: Tables, own: Pieces = NO_PIECES) -> str:
 
 def bound(text: str, tables: Tables, own: Pieces = NO_PIECES) -> sa.TextClause:
     """Return the text as a statement. What it casts to an array is bound as text in PostgreSQL's format of arrays."""
-    statement = filled(text, tables, own)
+    statement = filled(text, tables, own).strip()  # as people read it in pg_stat_activity
     return sa.text(statement).bindparams(*(sa.bindparam(name, type_=_Written()) for name in _ARRAYS.findall(statement)))
