@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from sqla_jobs.errors import DeclarationError
 from sqla_jobs.rules.unique import KeyMaker, Unique
 from sqla_jobs.tasks.encryption import Encryption
 
@@ -36,7 +35,7 @@ class UniqueRule:
 
 def declared_rule(
     task: str,
-    unique: object,
+    unique: Unique | None,
     arguments: Collection[str],
     sensitive: frozenset[str],
     encryption: Encryption | None,
@@ -44,8 +43,6 @@ def declared_rule(
     """Return the rule for a task declared with `unique=`. Raises `DeclarationError`."""
     if unique is None:
         return None
-    if not isinstance(unique, Unique):
-        raise DeclarationError(f"{task}: unique must be a Unique, such as Unique(key='account'), got {unique!r:.60}")
     key = unique.key
     if encryption is not None:
         key = encryption.key(f"{task}: the key of its Unique", key, arguments)
