@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias, TypedDict, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ConfigurationError, DeclarationError
 from sqla_jobs.rules.value_checks import check_seconds

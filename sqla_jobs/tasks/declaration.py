@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+from pydantic import ConfigDict, InstanceOf, SkipValidation, with_config
 from pydantic_core import from_json, to_jsonable_python
+from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError, Undecryptable
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
-from sqla_jobs.rules.limits import Gate, Limit, gates_of
+from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, is_erased, parse, token_of
 from sqla_jobs.rules.retention import NO_RETENTION, OwnRetention, TaskRetention, own_retention
 from sqla_jobs.rules.retry import DEFAULT_POLICY, RetryPolicy, check_policy
 from sqla_jobs.rules.unique import Unique
-from sqla_jobs.rules.value_checks import INSTANT, MAX_ID, check_name, check_seconds
+from sqla_jobs.rules.value_checks import INSTANT, MAX_ID, check_name
 from sqla_jobs.tasks.arguments import Codec, decode_result, encode_result, refuse_ordered
 from sqla_jobs.tasks.encryption import Encryption, codec_of, value_codec
-from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
 from sqla_jobs.tasks.key_ring import KeyRing
+from sqla_jobs.tasks.options import MaxAttempts, MaxLost, Priority, QueueName, as_timedelta, checked, seconds
 from sqla_jobs.tasks.secret_type import holds_secret
 from sqla_jobs.tasks.signature import Signature, inspect_target
 from sqla_jobs.tasks.unique import UniqueRule, declared_rule
@@ -37,52 +39,59 @@ if TYPE_CHECKING:
     from sqla_jobs.models.columns import JobMixin
     from sqla_jobs.tasks.task import Task
 
+    _AnyTask = Task[..., Any, Any]
+else:
+    _AnyTask = Any
+
 log: logging.Logger = logging.getLogger("sqla_jobs")
 
 RESULT = "return"
 """The place to which the secrets of a task's result belong. No argument has this name."""
 
+_Limit = InstanceOf[ConcurrencyLimit] | InstanceOf[RateLimit]
 
+
+@with_config(ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True))
 class TaskOptions(TypedDict, total=False):
     """The options of a task, given to `jobs.task`."""
 
     name: str
     """The name stored with each job; by default the name of the function."""
-    queue: str
+    queue: QueueName
     """The queue of the task's jobs, by default `default`."""
-    priority: int
+    priority: Priority
     """The priority of the task's jobs, from -10 to 10; lower numbers run first. By default 0."""
-    max_attempts: int
+    max_attempts: MaxAttempts
     """The maximum number of attempts, from 1 to 1,000,000; by default 25. Attempts lost to crashes count, unless
     `max_lost` is given."""
-    max_lost: int
+    max_lost: MaxLost
     """The number of lost runs in a row, from 1 to 1,000, after which a job ends as `failed`. With it, an attempt lost
     to a crash does not count toward `max_attempts`. By default it does."""
-    timeout: float | timedelta | None
+    timeout: Annotated[float | timedelta | None, seconds("timeout", INSTANT)]
     """The time limit of one attempt, as a timedelta or in seconds. By default, only the worker's timeout applies."""
-    retry: RetryPolicy
+    retry: SkipValidation[RetryPolicy]
     """The policy after an exception: a tenacity `Retrying`, or a function of the error and the number of the attempt
     that returns the time until the next attempt, or None for no retry. By default, waits grow up to an hour."""
     aliases: Sequence[str]
     """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
-    limits: Limit | Sequence[Limit]
+    limits: _Limit | Sequence[_Limit]
     """Limits on the jobs that run simultaneously, or start in a period, across all workers. A job starts only if all of
     its limits allow it."""
-    fair_by: KeyOf
+    fair_by: SkipValidation[KeyOf]
     """An argument, several arguments, or a function of them. The values take turns, however many jobs each one has."""
-    unique: Unique | None
+    unique: InstanceOf[Unique] | None
     """The policy that allows at most one live job for each key, and that handles an enqueue whose key is taken."""
-    delay: float | timedelta | None
+    delay: Annotated[float | timedelta | None, as_timedelta("delay")]
     """The time from the enqueue of a job until it is due, as a timedelta or in seconds. `options(delay=…)` and
     `options(run_at=…)` override it. The delay does not apply to jobs of schedules, retries and `on_failure` jobs."""
-    on_failure: Task[..., Any, Any]
+    on_failure: SkipValidation[_AnyTask]
     """A task to enqueue in the transaction that stores a job's final failure. The task takes the id of the failed
     job."""
     lazy: bool
     """If True, a run's transaction begins only at the first use of its session. By default False."""
-    retention: timedelta | float | TaskRetention | None
+    retention: SkipValidation[timedelta | float | TaskRetention | None]
     """How long ended jobs of the task are kept; it overrides the worker's retention. The value is a timedelta, a number
     of seconds, None for ever, or a mapping from states to such values. `{"succeeded": "erase"}` erases a job's
     arguments and result once it succeeds."""
@@ -239,11 +248,6 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
 
     Raises `DeclarationError` with the cause and the remedy.
     """
-    unknown = options.keys() - TaskOptions.__annotations__.keys()
-    if unknown:
-        raise DeclarationError(
-            f"unknown task option {min(unknown)!r}; valid options: {', '.join(TaskOptions.__annotations__)}"
-        )
     signature = inspect_target(target)
     if signature.is_lambda and "name" not in options:
         raise DeclarationError(f"{signature.place} is a lambda, which has no name of its own: give it a name=")
@@ -253,8 +257,9 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
             "it: give it a name= of its own, or move it to the top of a module"
         )
     parameters = signature.arguments.parameters
-    aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
     name = options.get("name", target.__name__)
+    given = checked(TaskOptions, options, f"{name!s:.60} ({signature.place})", DeclarationError)
+    aliases, sensitive = tuple(given.get("aliases", ())), frozenset(given.get("sensitive", ()))
     for word in (name, *aliases):
         check_name("a task name", word, error=DeclarationError)
     if missing := sensitive - parameters.keys():
@@ -269,65 +274,47 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         except ConfigurationError as error:
             raise DeclarationError(f"{name}: {error}") from None
     sensitive |= secret
-    given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts", "max_lost")}
-    try:
-        check_common(given)
-    except ArgumentsError as error:
-        raise DeclarationError(f"{name}: {error}") from None
     codec = codec_of(name, signature, sensitive, encryption, secret)
-    gates = gates_of(name, _limits(name, options), options.get("fair_by"), parameters, sensitive)
+    gates = gates_of(name, _limits(given), given.get("fair_by"), parameters, sensitive)
     opened = partial(encryption.arguments, secret) if secret else None
-    unique = declared_rule(name, options.get("unique"), parameters, sensitive, opened)
-    if (delay := options.get("delay")) is not None:
-        given["delay"] = timedelta(seconds=_delay(name, delay, unique))
-    if (follow_up := options.get("on_failure")) is not None:
+    unique = declared_rule(name, given.get("unique"), parameters, sensitive, opened)
+    _check_delay(name, given.get("delay"), unique)
+    if (follow_up := given.get("on_failure")) is not None:
         given["on_failure"] = _follow_up(name, follow_up, job_class)
-    policy = options.get("retry")
+    policy = given.get("retry")
+    of_jobs = ("queue", "priority", "max_attempts", "max_lost", "delay", "on_failure")
     _refuse_types(name, codec, signature)
     return Declaration(
         name=name,
         signature=signature,
         codec=codec,
         policy=DEFAULT_POLICY if policy is None else check_policy(policy),
-        timeout=_timeout(name, options.get("timeout")),
+        timeout=given.get("timeout"),
         aliases=aliases,
         sensitive=sensitive,
         secret=secret,
         encryption=encryption,
         gates=gates,
-        defaults={"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
+        defaults={"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS}
+        | {option: given[option] for option in of_jobs if option in given},
         unique=unique,
-        lazy=_lazy(name, options.get("lazy", False), signature),
+        lazy=_lazy(name, given.get("lazy", False), signature),
         retention=own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
     )
 
 
-def _delay(name: str, delay: object, unique: UniqueRule | None) -> float:
-    seconds = check_seconds(f"{name}: delay", delay, error=DeclarationError)
+def _check_delay(name: str, delay: timedelta | None, unique: UniqueRule | None) -> None:
     longest = None if unique is None else unique.policy.max_delay
-    if longest is not None and seconds > longest:
+    if delay is not None and longest is not None and delay > timedelta(seconds=longest):
         raise DeclarationError(
-            f"{name}: delay={seconds:g} is longer than max_delay={longest:g}, so the first replacement would make the "
-            "job due earlier: make max_delay= at least as long"
+            f"{name}: delay={delay.total_seconds():g} is longer than max_delay={longest:g}, so the first replacement "
+            "would make the job due earlier: make max_delay= at least as long"
         )
-    return seconds
 
 
-def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    words = options.get(option, ())
-    if not isinstance(words, Sequence | Set) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
-        raise DeclarationError(f"{option} must be a list of names, got {words!r}")
-    return tuple(words)
-
-
-def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
-    given = options.get("limits", ())
-    limits = [given] if isinstance(given, Limit) else given
-    if not isinstance(limits, Sequence) or not all(isinstance(one, Limit) for one in limits):
-        raise DeclarationError(
-            f"{name}: limits must be a ConcurrencyLimit, a RateLimit or a list of them, got {given!r:.60}"
-        )
-    return limits
+def _limits(given: Mapping[str, Any]) -> Sequence[Limit]:
+    limits = given.get("limits", ())
+    return [limits] if isinstance(limits, Limit) else limits
 
 
 def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
@@ -384,15 +371,7 @@ def _takes_an_id(declaration: Declaration, argument: str, job_class: type[Any]) 
     return entity is None or (entity.mapper.class_ is job_class and not entity.many)
 
 
-def _timeout(name: str, timeout: object) -> float | None:
-    if timeout is None:
-        return None
-    return check_seconds(f"{name}: timeout", timeout, least=INSTANT, error=DeclarationError)
-
-
-def _lazy(name: str, lazy: object, signature: Signature) -> bool:
-    if not isinstance(lazy, bool):
-        raise DeclarationError(f"{name}: lazy must be True or False, got {lazy!r:.60}")
+def _lazy(name: str, lazy: bool, signature: Signature) -> bool:
     if lazy and not signature.wants_session:
         kind = "AsyncSession" if signature.is_coroutine else "Session"
         raise DeclarationError(

@@ -57,5 +57,5 @@ def _sentence(wrong: ValidationError, known: Iterable[str]) -> str:
     name, value = str(found[0]["loc"][0]), found[0]["input"]
     if found[0]["type"] == "extra_forbidden":
         return f"unknown option {name!r}; valid options: {', '.join(known)}{did_you_mean(name, known)}"
-    said = (re.sub(r"^\w+ should ", "", one["msg"]) for one in found if one["loc"][0] == name)
-    return f"{name} should {' or '.join(dict.fromkeys(said))}, got {value!r:.60}"
+    said = (re.sub(r"^\w+ (?=should )", "", one["msg"]) for one in found if one["loc"][0] == name)
+    return f"{name} {' or '.join(dict.fromkeys(said))}, got {value!r:.60}"

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from sqla_jobs.errors import DeclarationError
 from sqla_jobs.rules.unique import KeyMaker, Unique
 
 
@@ -35,7 +34,7 @@ class UniqueRule:
 
 def declared_rule(
     task: str,
-    unique: object,
+    unique: Unique | None,
     arguments: Collection[str],
     sensitive: frozenset[str],
     opened: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
@@ -46,8 +45,6 @@ def declared_rule(
     """
     if unique is None:
         return None
-    if not isinstance(unique, Unique):
-        raise DeclarationError(f"{task}: unique must be a Unique, such as Unique(key='account'), got {unique!r:.60}")
     key_of = KeyMaker(task, unique.key, frozenset(arguments), sensitive)
     return UniqueRule(unique, key_of if opened is None else lambda stored: key_of(opened(stored)))
 
