@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import sqlalchemy as sa
 import tenacity
@@ -67,59 +67,11 @@ class Unsure(Exception):
         self.error: Exception = error
 
 
-class Store(Protocol):
-    """The storage of one run's steps. Where it does not wait for the job's row, its methods raise `RowHeld`."""
-
-    def spawn(self, function: Callable[[], Any], /) -> Awaitable[Any]:
-        """Return an awaitable that calls `function`, which may call `load`, `sleep`, `receive` or `recall`."""
-        ...
-
-    def spawn_in_session(self, function: Callable[[], Any], /) -> Awaitable[Any]:
-        """Return an awaitable that calls `function`, which may call `has_written`, `undo` or `keep`."""
-        ...
-
-    def load(self) -> list[StoredStep]:
-        """Return the job's steps."""
-        ...
-
-    def has_written(self) -> bool:
-        """Return whether the run's transaction has writes that the next step would commit with its result."""
-        ...
-
-    def undo(self) -> None:
-        """Roll back what a failed step has written in the run's transaction."""
-        ...
-
-    def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
-        """Store a step's result, and return it as stored.
-
-        If an earlier COMMIT, whose answer was lost, has stored another one, return that one. Raises `LeaseGone`;
-        `RowHeld`, after which the call is to be repeated; `Unsure`, after which `recall` is to be called; and
-        `GivenUp`, which ends the run.
-        """
-        ...
-
-    def recall(self, name: str, error: Exception) -> str | None:
-        """Return the result of a step if the COMMIT that raised `error` has stored it. Otherwise raise `error`.
-
-        Raises `LeaseGone` and `RowHeld`.
-        """
-        ...
-
-    def sleep(self, name: str, number: int, length: float) -> None:
-        """Return if the sleep is over. Otherwise store the run's end, and raise `Suspension`."""
-        ...
-
-    def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
-        """Return the result if the wait is over. Otherwise store the run's end, and raise `Suspension`.
-
-        A payload that does not fit is discarded: the error of `read` is raised, and the wait stays open.
-        """
-        ...
-
-
 class StepStore:
-    """Stores the steps of tasks without a session, each in a transaction of its own."""
+    """Stores the steps of tasks without a session, each in a transaction of its own.
+
+    Where it does not wait for the job's row, its methods raise `RowHeld`.
+    """
 
     ahead: float = 0.0
     """For tests: a sleep or wait that ends within this many seconds counts as over when its job runs again."""
@@ -132,12 +84,16 @@ class StepStore:
         self._job = attempt.job
 
     def spawn(self, function: Callable[[], Any], /) -> Awaitable[Any]:
+        """Return an awaitable that calls `function`, which may call `load`, `sleep`, `receive` or `recall`."""
         return self._connections.spawn(function)
 
     def spawn_in_session(self, function: Callable[[], Any], /) -> Awaitable[Any]:
+        """Return an awaitable that calls `function`, which may call `has_written`, `undo` or `keep`."""
         return self._connections.spawn(function)
 
     def load(self) -> list[StoredStep]:
+        """Return the job's steps."""
+
         def loaded() -> list[StoredStep]:
             with self._connections.once() as connection:
                 return self._steps.load(connection, self._job.job_id)
@@ -145,11 +101,19 @@ class StepStore:
         return _tried(loaded)
 
     def has_written(self) -> bool:
+        """Return whether the run's transaction has writes that the next step would commit with its result."""
         return False
 
-    def undo(self) -> None: ...
+    def undo(self) -> None:
+        """Roll back what a failed step has written in the run's transaction. Here, it has written nothing."""
 
     def keep(self, name: str, number: int, result: str | None, *, took: float) -> str | None:
+        """Store a step's result, and return it as stored.
+
+        If an earlier COMMIT, whose answer was lost, has stored another one, return that one. Raises `LeaseGone`;
+        `RowHeld`, after which the call is to be repeated; `Unsure`, after which `recall` is to be called; and
+        `GivenUp`, which ends the run.
+        """
         step = NewStep(self._job, name, number, result, took)
 
         def store() -> str | None:
@@ -164,6 +128,11 @@ class StepStore:
         return _tried(store)
 
     def recall(self, name: str, error: Exception) -> str | None:
+        """Return the result of a step if the COMMIT that raised `error` has stored it. Otherwise raise `error`.
+
+        Raises `LeaseGone` and `RowHeld`.
+        """
+
         def find() -> StoredStep | None:
             with self._held() as connection:  # nobody else holds the row, so no COMMIT of the step is in progress
                 return self._find(connection, name)
@@ -186,6 +155,8 @@ class StepStore:
             yield connection
 
     def sleep(self, name: str, number: int, length: float) -> None:
+        """Return if the sleep is over. Otherwise store the run's end, and raise `Suspension`."""
+
         def slept() -> RunEnd | None:
             with self._held() as connection:
                 wait = self._waits(connection, name, number, StepKind.sleep, length)
@@ -198,6 +169,11 @@ class StepStore:
             self._suspend(end)
 
     def receive(self, name: str, number: int, signal: str, timeout: float | None, read: Read) -> Received:
+        """Return the result if the wait is over. Otherwise store the run's end, and raise `Suspension`.
+
+        A payload that does not fit is discarded: the error of `read` is raised, and the wait stays open.
+        """
+
         def received() -> Received | RunEnd | ArgumentsError:
             with self._held() as connection:  # the sender locks the row, too, so each sees what the other stored
                 job_id = self._job.job_id

@@ -33,7 +33,6 @@ from sqla_jobs.execution.step_store import (
     Received,
     SessionStepStore,
     StepStore,
-    Store,
     Unsure,
     as_received,
 )
@@ -68,7 +67,7 @@ def _at_once(steps: Coroutine[Any, Any, T]) -> T:
 class RunSteps:
     """The steps of one run, for its `RunContext`."""
 
-    def __init__(self, attempt: Attempt, store: Store, *, is_coroutine: bool, patience: float = math.inf) -> None:
+    def __init__(self, attempt: Attempt, store: StepStore, *, is_coroutine: bool, patience: float = math.inf) -> None:
         """Prepare the steps of a run. `is_coroutine` is True for a coroutine task.
 
         If another transaction holds the job's row for more than `patience` seconds, the run gives up.

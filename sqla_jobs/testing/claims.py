@@ -17,7 +17,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
-from sqla_jobs.queries import Claimed, Queries, processes
+from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.queries.steps import NewStep
 from sqla_jobs.rules.value_checks import check_queue
@@ -139,8 +139,9 @@ class Savepoints:
     isolation: str = "READ COMMITTED"
     rows_may_come: bool = False
 
-    def __init__(self, session: Session, models: Models[Any]) -> None:
+    def __init__(self, session: Session, models: Models[Any], queries: Queries) -> None:
         self._session = session
+        self._queries = queries
         self._entity = models.Job
         self._is_inside = False
         edges = self._connection.dialect.identifier_preparer.format_table(models.tables["edges"])
@@ -182,13 +183,15 @@ class Savepoints:
         """Store the row of the step, release the savepoint, and begin another. Return the result as stored."""
         write_now(session)
         self.check_constraints()
-        result = self.record(step)
+        result = self._queries.steps.record_in_session(self._connection, step)
         self._go_on(self._savepoint.commit)
         return result
 
-    def record(self, step: NewStep) -> str | None:
-        """Store nothing: a run without a job has no rows. Return the result."""
-        return step.result
+    def commit(self, session: Session, end: RunEnd) -> None:
+        """Store the end of the run. The savepoint ends after it."""
+        self.check_constraints()
+        self._queries.store_before_end(session, end)
+        self._queries.succeed(session, end)
 
     def undo_part(self, session: Session) -> None:
         """Roll the savepoint back, and begin another."""

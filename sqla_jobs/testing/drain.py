@@ -25,10 +25,8 @@ from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.step_store import Connections
 from sqla_jobs.execution.steps import StepsFactory
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.queries.steps import NewStep
 from sqla_jobs.queries.values import ALL
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome, is_retry
 from sqla_jobs.rules.retry import DEFAULT_POLICY
@@ -197,7 +195,7 @@ class Runner:
         self._awaited = awaited
         self._context = jobs._hooks.context_in(session)
         self._raised = _Raised()
-        savepoints = _Ends(session, jobs._models, self.queries)
+        savepoints = Savepoints(session, jobs._models, self.queries)
         savepoints.check_constraints()
         self._executor = Executor(
             jobs.tasks,
@@ -330,22 +328,6 @@ def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
         f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
         f"with {arguments:.500}{again}; drain(…, errors='record') only records it"
     )
-
-
-class _Ends(Savepoints):
-    """Savepoints that also store the ends of runs."""
-
-    def __init__(self, session: Session, models: Models[Any], queries: Queries) -> None:
-        super().__init__(session, models)
-        self._queries = queries
-
-    def commit(self, session: Session, end: RunEnd) -> None:
-        self.check_constraints()
-        self._queries.store_before_end(session, end)
-        self._queries.succeed(session, end)
-
-    def record(self, step: NewStep) -> str | None:
-        return self._queries.steps.record_in_session(self._connection, step)
 
 
 def _finder(
