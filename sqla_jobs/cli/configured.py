@@ -12,7 +12,7 @@ from sqla_jobs.errors import ConfigurationError
 Defaults = dict[str, dict[str, Any]]
 """Default values of options: for each command, a mapping from the names of options to values."""
 
-_ONLY_SAID = {"application", "urls", "shard", "drain", "clock_only", "reload"}
+_ONLY_SAID = {"application", "where", "shard", "drain", "clock_only", "reload"}
 """Options of the worker that are not settings of an application."""
 
 
