@@ -153,7 +153,8 @@ class Retry(Change):
         ended = change_jobs.hold_all(session, models, [is_chosen, depends], skip_locked=True)
         is_held = sa.or_(~depends, job.id == sa.any_(sa.literal(ended, sa.ARRAY(sa.BigInteger))))
         wanted = [*conditions, has_arguments(models.Job.args), ~has_rival.exists(), is_held]
-        changed = Change.apply(self, session, models, chosen, wanted)
+        after_commit(session, models.Job, models.channel, "")
+        changed = change_jobs.update_jobs(session, models, [*chosen], wanted, self.values(models, chosen))
         if changed:
             number, erased = revive(session, models, [*chosen], ended)
             if number:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqla_jobs.actions import audit
 from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
 from sqla_jobs.database.outages import is_outage, told
-from sqla_jobs.database.shard_name import Where, working_in
+from sqla_jobs.database.shard_name import Where, shard_named, working_in
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
@@ -32,17 +32,14 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
     @application_options
     @wraps(command)
     def run(application: str | None, where: Where, *args: P.args, **options: P.kwargs) -> None:
-        def work() -> None:
-            with plain_errors():
-                with output_on_stderr():
-                    jobs = load_jobs(named_application(application))
-                jobs = bind_for_command_line(jobs, where)
-                if len(jobs.shards) == 1:
-                    jobs = jobs.shard(*jobs.shards)
-                with _own_connections(jobs):
-                    command(jobs, *args, **options)
-
-        working_in(where.shard or "", work)
+        with shard_named(where.shard or ""), plain_errors():
+            with output_on_stderr():
+                jobs = load_jobs(named_application(application))
+            jobs = bind_for_command_line(jobs, where)
+            if len(jobs.shards) == 1:
+                jobs = jobs.shard(*jobs.shards)
+            with _own_connections(jobs):
+                command(jobs, *args, **options)
 
     return run
 

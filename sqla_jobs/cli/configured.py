@@ -13,7 +13,7 @@ Defaults = dict[str, dict[str, Any]]
 """Default values of options: for each command, a mapping from the names of options to values."""
 
 _PREFIX = "SQLA_JOBS_"
-_ONLY_SAID = {"application", "urls", "shard", "drain", "clock_only", "reload"}
+_ONLY_SAID = {"application", "where", "shard", "drain", "clock_only", "reload"}
 """Options of the worker that are not settings of an application."""
 
 

@@ -6,11 +6,9 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -109,36 +107,40 @@ def _in_pyproject() -> str | None:
 
 
 def application_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command the options that name the application and its database."""
-    first = click.argument("first", required=False, metavar="[MODULE:ATTR]")
+    """Give the command the options that name the application and its database, as `application` and `where`."""
+    first = click.argument(
+        "first", required=False, metavar="[MODULE:ATTR]", is_eager=True, expose_value=False, callback=_remember
+    )
     app = click.option(
-        "--app", "application", metavar="MODULE:ATTR", help="The application; also accepted as first argument."
+        *("--app", "application"),
+        metavar="MODULE:ATTR",
+        callback=lambda context, _, given: context.meta.get(f"{__name__}.first") or given,
+        help="The application; also accepted as first argument.",
     )
     url = click.option(
-        "--database-url",
-        "urls",
+        *("--database-url", "where"),
         metavar="[NAME=]URL",
         multiple=True,
-        callback=_by_name,
+        callback=lambda context, _, given: Where(_by_name(given), context.meta.get(f"{__name__}.shard")),
         help="The database; by default the application's own, else DATABASE_URL. With a name, repeatable.",
     )
-    shard = click.option("--shard", metavar="NAME", help="One of several databases.")
-
-    @wraps(command)
-    def run(
-        *args: Any,
-        first: str | None,
-        application: str | None,
-        urls: Mapping[str, str],
-        shard: str | None,
-        **options: Any,
-    ) -> None:
-        command(*args, application=first or application, where=Where(urls, shard), **options)
-
-    return first(app(url(shard(run))))
+    shard = click.option(
+        "--shard",
+        metavar="NAME",
+        is_eager=True,
+        expose_value=False,
+        callback=_remember,
+        help="One of several databases.",
+    )
+    return first(app(url(shard(command))))
 
 
-def _by_name(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+def _remember(context: click.Context, parameter: click.Parameter, given: str | None) -> None:
+    """Store a value that is a part of another one."""
+    context.meta[f"{__name__}.{parameter.name}"] = given
+
+
+def _by_name(given: tuple[str, ...]) -> dict[str, str]:
     """Return URLs by name. The name of a single URL may be missing; its name is then empty."""
     urls: dict[str, str] = {}
     for one in given:

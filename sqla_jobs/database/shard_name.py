@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple, TypeVar
 
@@ -25,13 +26,20 @@ class Where(NamedTuple):
     """The only database to work on, by name."""
 
 
-def working_in(name: str, call: Callable[[], T]) -> T:
-    """Call a function. Meanwhile, the database of this thread has this name."""
+@contextmanager
+def shard_named(name: str) -> Generator[None]:
+    """Give the database of this thread this name, in the block."""
     token = SHARD.set(name)
     try:
-        return call()
+        yield
     finally:
         SHARD.reset(token)
+
+
+def working_in(name: str, call: Callable[[], T]) -> T:
+    """Call a function. Meanwhile, the database of this thread has this name."""
+    with shard_named(name):
+        return call()
 
 
 def with_shard(text: str, name: str | None) -> str:
