@@ -114,14 +114,14 @@ def application_options(command: Callable[..., None]) -> Callable[..., None]:
     app = click.option(
         *("--app", "application"),
         metavar="MODULE:ATTR",
-        callback=lambda context, _, given: context.meta.get(f"{__name__}.first") or given,
+        callback=_application,
         help="The application; also accepted as first argument.",
     )
     url = click.option(
         *("--database-url", "where"),
         metavar="[NAME=]URL",
         multiple=True,
-        callback=lambda context, _, given: Where(_by_name(given), context.meta.get(f"{__name__}.shard")),
+        callback=_where,
         help="The database; by default the application's own, else DATABASE_URL. With a name, repeatable.",
     )
     shard = click.option(
@@ -138,6 +138,14 @@ def application_options(command: Callable[..., None]) -> Callable[..., None]:
 def _remember(context: click.Context, parameter: click.Parameter, given: str | None) -> None:
     """Store a value that is a part of another one."""
     context.meta[f"{__name__}.{parameter.name}"] = given
+
+
+def _application(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    return context.meta.get(f"{__name__}.first") or given
+
+
+def _where(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Where:
+    return Where(_by_name(given), context.meta.get(f"{__name__}.shard"))
 
 
 def _by_name(given: tuple[str, ...]) -> dict[str, str]:
