@@ -32,7 +32,7 @@ def examine(session: Session, jobs: Jobs[Any], checks: Iterable[Check] = CHECKS)
 
 
 def examine_deploy(session: Session, jobs: Jobs[Any]) -> list[Finding]:
-    """Return the warnings of `sqla-jobs check`: settings, triggers and keys, which a deploy changes."""
+    """Return the warnings of `sqla-jobs migrate --check`: settings, triggers and keys, which a deploy changes."""
     found = examine(session, jobs, (*DEPLOYED, *SPELLINGS))
     return [one for one in found if one.verdict is not Verdict.ok]
 

@@ -229,4 +229,4 @@ DEPLOYED = (
         "DELETE) for each write of a worker; or DROP TRIGGER {trigger} ON {name}",
     ),
 )
-"""What a deploy changes, and not the night: `sqla-jobs check` looks at it."""
+"""What a deploy changes, and not the night: `sqla-jobs migrate --check` looks at it."""

@@ -666,10 +666,10 @@ class TestUpkeep:
         assert out.count("warning: ") == sum(one["verdict"] != "ok" for one in found.values())
         assert "table sqla_jobs" not in out
         assert "table sqla_jobs" in run("doctor", "--all").output
-        assert "CREATE INDEX CONCURRENTLY ON effects (job_id)" in run("check").output
+        assert "CREATE INDEX CONCURRENTLY ON effects (job_id)" in run("migrate", "--check").output
         with database.begin() as connection:
             connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
-        assert "CREATE INDEX" not in run("check").output
+        assert "CREATE INDEX" not in run("migrate", "--check").output
         session.add(jobs.Process(kind="worker", host="here", pid=4711, queues={"default": 1}, lease=60.0))
         shop.mark.options(queue="defualt").enqueue(session, 1)
         session.commit()
@@ -723,10 +723,12 @@ class TestUpkeep:
             shop.gate.set()
 
     def test_check_warns_of_row_level_security(self, run: Run, database: Engine) -> None:
-        assert "row level security" not in run("check").output
+        assert "row level security" not in run("migrate", "--check").output
         with database.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE sqla_runs ENABLE ROW LEVEL SECURITY")
-        found = {one["about"]: one for one in json.loads(run("check", "--json").stdout)}["row level security"]
+        found = {one["about"]: one for one in json.loads(run("migrate", "--check", "--json").stdout)}[
+            "row level security"
+        ]
         assert (found["verdict"], found["found"]) == ("warning", "enabled on sqla_runs; this role is exempt")
 
     def test_check_warns_of_triggers_that_may_refuse(self, run: Run, database: Engine) -> None:
@@ -739,7 +741,7 @@ class TestUpkeep:
                     f"CREATE TRIGGER {name} {when} UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
                 )
             connection.exec_driver_sql("ALTER TABLE sqla_jobs DISABLE TRIGGER off")
-        found = [one for one in json.loads(run("check", "--json").stdout) if one["about"] == "triggers"]
+        found = [one for one in json.loads(run("migrate", "--check", "--json").stdout) if one["about"] == "triggers"]
         assert [(one["verdict"], one["found"]) for one in found] == [
             ("warning", "trigger early of sqla_jobs calls refuse before rows are written")
         ]

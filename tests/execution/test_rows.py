@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import declarative_base
 from sqlmodel import Session
 
-from sqla_jobs import ArgumentsError, Jobs, RunContext, UnstorableResult
+from sqla_jobs import ArgumentsError, Jobs, RunContext
+from sqla_jobs.errors import UnstorableResult
 from sqla_jobs.testing import run_job
 from tests import sqlmodel_shop
 from tests.sqlmodel_shop import Order, jobs

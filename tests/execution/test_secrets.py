@@ -425,7 +425,7 @@ def test_no_filter_confirms_a_guess(session: Session) -> None:
     session.add(other)
     session.commit()
     client = visitor()
-    for query in ({"key": "login Zk-guess"}, {"args": "secret=Zk-guess,url=x"}, {"args": '{"secret":"Zk-guess"}'}):
+    for query in ({"key": "login Zk-guess"}, {"arg": "secret=Zk-guess"}, {"arg": '{"secret":"Zk-guess"}'}):
         page = client.get("/ops/jobs", query_string=query).text
         assert ">give_back" not in page.partition("<tbody")[2]
     assert f'data-id="{other.id}"' in client.get("/ops/jobs?key=another").text
@@ -451,7 +451,7 @@ def test_a_change_of_many_leaves_no_guess_in_the_audit(session: Session) -> None
     other = jobs.Job(task="unknown", args={"secret": "Zk-typed"}, state="queued")
     session.add(other)
     session.commit()
-    fields = {"action": "cancel", "all": "1", "args": "secret=Zk-typed", "until": str(other.id)}
+    fields = {"action": "cancel", "all": "1", "arg": "secret=Zk-typed", "until": str(other.id)}
     assert visitor().post("/ops/jobs/change/run", data=fields).status_code == 200
     (line,) = session.scalars(select(jobs.Audit)).all()
     assert line.details["filter"]["args"] == HIDDEN

@@ -45,7 +45,7 @@ def invoke(engine: Engine, *words: str) -> Result:
 
 def verdicts(engine: Engine) -> set[str]:
     """Return what `check` says about Citus."""
-    result = invoke(engine, "check", "--json")
+    result = invoke(engine, "migrate", "--check", "--json")
     return {one["verdict"] for one in json.loads(result.stdout) if one["about"] == "Citus"}
 
 

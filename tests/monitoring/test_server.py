@@ -45,9 +45,9 @@ def set_limit(engine: Engine, name: str, value: str) -> None:
     engine.dispose()
 
 
-def told(command: str) -> dict[str, dict[str, str]]:
+def told(*command: str) -> dict[str, dict[str, str]]:
     """Return what a command says, by subject."""
-    result = CliRunner().invoke(main, [command, "--json", "--app", f"{__name__}:jobs"])
+    result = CliRunner().invoke(main, [*command, "--json", "--app", f"{__name__}:jobs"])
     assert result.exit_code == 0, result.output
     return {one["about"]: one for one in json.loads(result.stdout)}
 
@@ -55,13 +55,13 @@ def told(command: str) -> dict[str, dict[str, str]]:
 def test_a_server_that_ends_idle_transactions_sooner_than_tasks_may_take_is_warned_of(
     database: Engine,
 ) -> None:
-    assert SETTING not in told("check")
+    assert SETTING not in told("migrate", "--check")
     set_limit(database, SETTING, "90s")
-    found = told("check")[SETTING]
+    found = told("migrate", "--check")[SETTING]
     assert (found["verdict"], found["found"]) == ("warning", "1 min 30 s, and task think may take longer")
     assert f"connect_args={{'options': '-c {SETTING}=0'}}" in found["remedy"]
     set_limit(database, SETTING, "2h")
-    assert SETTING not in told("check")
+    assert SETTING not in told("migrate", "--check")
 
 
 def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:

@@ -298,7 +298,7 @@ def test_the_other_ways_of_the_docs_make_the_tables(
     (written,) = app.revisions()
     written.write_text(written.read_text().partition("def upgrade")[0] + blocks(MIGRATIONS, "python")[1].code)
     app.alembic("upgrade", "head")
-    app.sqla_jobs("check", "shop:jobs")
+    app.sqla_jobs("migrate", "--check", "shop:jobs")
 
 
 def test_the_commands_of_the_docs_are_accepted_with_their_options() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, UnstorableResult
+from sqla_jobs import ArgumentsError
+from sqla_jobs.errors import UnstorableResult
 from sqla_jobs.testing import assert_enqueued, run_job
 from tests.testing.kit_shop import Order, answers, remaining, send, settle
 
