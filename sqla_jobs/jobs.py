@@ -545,7 +545,10 @@ class Jobs(Bound, Generic[J]):
         what = "where=…" if where else "batch" if isinstance(job, BatchMixin) else "job"
         said = f"jobs.{name}(session, {what})"
         if (job is None) == (where is None):
-            raise ArgumentsError(f"{job!r} is neither a job nor the id of one: write {said}, or where=jobs.select(…)")
+            got = "neither" if job is None else "both"
+            raise ArgumentsError(
+                f"jobs.{name} takes either a job, its id or a batch, or where=jobs.select(…), and got {got}"
+            )
         with self._changing_at(session, said, job) as it:
             if isinstance(job, BatchMixin):
                 batch_id = batches.id_of(it.session, self._models, job)
