@@ -189,7 +189,7 @@ class Runner:
     ) -> None:
         self.process_id = process_id
         """The process that the jobs belong to while they run."""
-        self.queries = Queries(jobs._models)
+        self.queries: Queries = Queries(jobs._models)
         self._jobs = jobs
         self._session = session
         self._awaited = awaited

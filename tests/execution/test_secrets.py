@@ -30,6 +30,7 @@ from typing_extensions import TypedDict
 from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
+from sqla_jobs.encryption import Encrypted
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import Body
@@ -277,20 +278,24 @@ class Patient(BaseModel):
     number: str = Field(serialization_alias="insuranceNumber", default="")
 
 
-@pytest.mark.parametrize("option", ["sensitive", "encrypted"])
+@pytest.mark.parametrize("is_encrypted", [False, True])
 @pytest.mark.slow
 def test_keys_and_times_are_secret_and_names_of_fields_are_not(
-    session: Session, option: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    session: Session, is_encrypted: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SQLA_JOBS_KEYS", Fernet.generate_key().decode())
-    hidden: Any = {option: ["patient", "scores"]}
 
-    @jobs.task(max_attempts=1, **hidden)
     def examine(run: RunContext, patient: Patient, scores: dict[str, dict[str, int]]) -> None:
         said = [f"{patient.model_dump()!r}", str(patient.pauses["Zk-pause"]), f"{patient.born_on!r}", f"{scores}"]
         run.progress(0.5, "\n".join(said))
         raise LookupError("\n".join(["town_name user born_on insuranceNumber", *said]))
 
+    if is_encrypted:
+        secret_types = {"patient": Encrypted[Patient], "scores": Encrypted[dict[str, dict[str, int]]]}
+        monkeypatch.setattr(examine, "__annotations__", examine.__annotations__ | secret_types)
+        task = jobs.task(max_attempts=1)(examine)
+    else:
+        task = jobs.task(max_attempts=1, sensitive=["patient", "scores"])(examine)
     caplog.set_level(logging.DEBUG, "sqla_jobs")
     patient = Patient(
         born_on=date(1990, 3, 7),
@@ -298,7 +303,7 @@ def test_keys_and_times_are_secret_and_names_of_fields_are_not(
         home={"town_name": "Zk-town"},
         by_account={"Zk-account": Credentials("ada", 1)},
     )
-    job = examine.enqueue(session, patient=patient, scores={"Zk-exam": {"Zk-question": 5}})
+    job = task.enqueue(session, patient=patient, scores={"Zk-exam": {"Zk-question": 5}})
     session.commit()
     jobs.worker().drain()
     session.commit()
@@ -306,8 +311,7 @@ def test_keys_and_times_are_secret_and_names_of_fields_are_not(
     for where, output in shown:
         for secret in ("Zk-", "1990, 3, 7", "1 day, 0:00:00", "timedelta(days=1)"):
             assert secret not in html.unescape(output), where
-    if option == "sensitive":
-        assert "town_name user born_on insuranceNumber" in dict(shown)[f"run of job {job.id}"]
+    assert "town_name user born_on insuranceNumber" in dict(shown)[f"run of job {job.id}"]
 
 
 @pytest.mark.slow

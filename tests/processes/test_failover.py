@@ -95,8 +95,7 @@ def test_pages_and_commands_read_from_a_standby() -> None:
         registry.register(collector(jobs))
         assert "sqla_jobs_database_up 1.0" in generate_latest(registry).decode()
         for words in (["status"], ["list"], ["show", str(job_id)], ["doctor", "--all"], ["limit", "list"], ["audit"]):
-            name, *others = words
-            done = CliRunner().invoke(main, [name, "tests.shop:jobs", *others, "--database-url", pair.standby.url])
+            done = CliRunner().invoke(main, [*words, "--app", "tests.shop:jobs", "--database-url", pair.standby.url])
             assert done.exit_code == 0, done.output
         done = CliRunner().invoke(main, ["pause", "tests.shop:jobs", "default", "--database-url", pair.standby.url])
         assert (done.exit_code, "read-only" in done.output) == (1, True)
