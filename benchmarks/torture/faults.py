@@ -288,14 +288,17 @@ class Storm:
         end()
         return f"the server is gone for {self._hold(self.server.url, least, most, self.server.start):.1f} s"
 
-    def _clock(self) -> str:
-        """Move all times that are compared with the server's clock. A step of the clock has the same effect."""
+    def _clock(self, *, patience: str = "2 s") -> str:
+        """Move all times that are compared with the server's clock. A step of the clock has the same effect.
+
+        `patience` is the longest wait for a lock: this thread may have stalled the connection that has it.
+        """
         seconds = self.rng.uniform(*_CLOCK_STEPS) * self.rng.choice([1, -1])
         times = dict(_TIMES)
         if seconds > 0:  # after a step back, the log has the time that has really passed
             times["all_starts"] = "started_at"
         with self.engine.begin() as connection:
-            connection.execute(text("SET LOCAL lock_timeout = '2 s'"))  # of a connection that this thread has stalled
+            connection.execute(text(f"SET LOCAL lock_timeout = '{patience}'"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({lock_key(Tables(jobs._models), 'limits')})"))
             for table, column in times.items():
                 only = " WHERE state = 'running' AND oddity IS NULL" if table == jobs.Job.__tablename__ else ""
@@ -314,4 +317,4 @@ class Storm:
         )
         with Session(self.engine) as session:
             self.stepped_over.update(run_id for run_id in session.scalars(running) if run_id is not None)
-        self._clock()
+        self._clock(patience="30 s")  # nothing is stalled, and a connection that was cut may hold a lock for a while
