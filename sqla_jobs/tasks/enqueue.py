@@ -165,11 +165,9 @@ _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"posi
 
 
 def check_common(given: Mapping[str, Any]) -> None:
-    """Check the options that jobs, tasks and schedules have in common. Raises `ArgumentsError`."""
+    """Check the queue and the priority that a schedule or a change gives, if any. Raises `ArgumentsError`."""
     check_queue(given.get("queue", "default"))
     check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
-    check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
-    check_integer("max_lost", given.get("max_lost", 1), least=1, most=1_000)
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
