@@ -359,10 +359,11 @@ def ask(engine: Engine) -> Iterator[Callable[..., Any]]:
 
 def test_a_worker_inside_a_program_fires_schedules_unless_told_otherwise(session: Session, jobs: Jobs[Any]) -> None:
     jobs.tasks["report"].schedule("* * * * *")
+    jobs.clock().tick()
+    make_due(session, jobs)
     with jobs.worker(["mail"]):
         kinds = select(jobs.Process.kind)
         assert set(session.scalars(kinds)) == {"worker", "clock"}
-        make_due(session, jobs)
         wait_until(lambda: [job.state for job in enqueued(session, jobs)] == ["succeeded"])
     assert session.scalars(kinds).all() == []
     make_due(session, jobs)

@@ -224,9 +224,9 @@ def test_a_worker_without_the_key_leaves_the_job_and_its_attempts(
     assert any("a worker lacks the code or the key for 1 job" in str(finding) for finding in examine(session, jobs))
     assert plain.state == JobState.succeeded
     assert not any(key in caplog.text for key in (OLD, OTHER))
+    monkeypatch.setenv("SQLA_JOBS_KEYS", f"{OTHER},{OLD}")
+    make_due(session)
     with jobs.worker(clock=False):
-        monkeypatch.setenv("SQLA_JOBS_KEYS", f"{OTHER},{OLD}")
-        make_due(session)
         assert jobs.wait(job, timeout=30).attempt == 1
 
 
