@@ -40,7 +40,7 @@ def blocks(page: Path, language: str) -> list[Block]:
     ]
 
 
-QUICK_START, WHAT_OTHERS_LACK = blocks(ROOT / "README.md", "python")
+QUICK_START, *WHAT_OTHERS_LACK = blocks(ROOT / "README.md", "python")
 
 
 def run_block(block: Block, module: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -61,18 +62,38 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_what_others_lack_runs_as_printed(page: ModuleType, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
-    own = "from shop import *\nfrom datetime import timedelta\nfrom sqla_jobs import *\nsent = []\nsend = sent.append"
-    own += "\ndef write(post: int) -> str: return f'post {post}'\n@jobs.task\ndef tell() -> None: sent.append('all')"
+    own = "from shop import *\nsent = []\nsend = sent.append\ndef write(post: int) -> str: return f'post {post}'"
     exec(own, vars(page))
-    run_block(WHAT_OTHERS_LACK, page)
+    for block in WHAT_OTHERS_LACK:
+        run_block(block, page)
     assert "waits for the signal 'approved'" in capsys.readouterr().out
     known: Any = vars(page)
-    first, second = known["posts"]
-    known["jobs"].signal(known["session"], second, "approved")
-    known["session"].commit()
     known["jobs"].worker(bind=engine).drain()
-    assert (sorted(known["sent"][:2]), known["sent"][2:]) == (["post 1", "post 2"], ["all"])
-    assert {job.state for job in (first, second)} == {"succeeded"}
+    assert known["sent"] == ["post 17"]
+    assert known["post"].state == "succeeded"
+
+
+def test_the_log_and_the_status_of_a_first_job_are_those_of_the_readme(page: ModuleType, database_url: str) -> None:
+    (shown,) = blocks(ROOT / "README.md", "text")
+    session: Any = vars(page)["session"]
+    shop: Any = sys.modules["shop"]
+    session.add(order := shop.Order())
+    shop.settle.enqueue(session, order=order)
+    session.commit()
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    run, status = (shlex.split(line)[2:] for line in shown.code.splitlines() if line.startswith("$ "))
+    seen = ""
+    for arguments in ([*run, "--drain"], ["-m", "sqla_jobs", *status]):
+        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
+        seen += done.stdout + done.stderr
+    for line in shown.code.splitlines():
+        if not line.startswith("$ "):
+            assert _without_numbers(line) in map(_without_numbers, seen.splitlines())
+
+
+def _without_numbers(line: str) -> str:
+    """A line but for times and process ids, and for how wide a table is set."""
+    return re.sub(r"[\d.,:-]+", "0", " ".join(line.split()))
 
 
 def test_the_application_of_several_modules_works(
