@@ -51,8 +51,8 @@ def test_the_quick_start_runs_as_printed(shop: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-others", "coroutines", "encryption", "hooks", "idempotency", "limits"),
-        *("monitoring", "recipes", "schedules", "steps", "tasks", "transactions", "unique", "workers"),
+        *("arguments", "coming-from-others", "coroutines", "encryption", "hooks", "idempotency", "limits"),
+        *("monitoring", "recipes", "retries", "schedules", "steps", "tasks", "transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
