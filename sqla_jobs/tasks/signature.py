@@ -157,6 +157,8 @@ def _split(
     kinds = [kind and kind.removeprefix("async ") for kind in kinds]
     leading = [kind for kind in kinds if kind]
     if kinds[: len(leading)] != leading:
+        argument = parameters[kinds.index(None)]
+        resolve(function, argument.name, argument.annotation)  # raises if it is a Session that is not imported
         late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
         raise DeclarationError(
             f"{function.__qualname__}: injected parameters come first, so move {late!r} to the front"

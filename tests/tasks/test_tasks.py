@@ -220,6 +220,9 @@ async def scoped_asynchronous(session: async_scoped_session[AsyncSession]) -> No
 def optional(session: Session | None) -> None: ...
 
 
+def not_imported(session: NotImported, run: RunContext) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
 def plain_with_async_context(run: AsyncRunContext) -> None: ...
 
 
@@ -236,6 +239,7 @@ async def coroutine_with_context(run: RunContext) -> None: ...
         (synchronous, "AsyncSession"),
         (scoped_asynchronous, "async_scoped_session"),
         (optional, "'session'"),
+        (not_imported, "'NotImported' of 'session' cannot be resolved"),
         (plain_with_async_context, "annotate its run as RunContext"),
         (coroutine_with_context, "annotate its run as AsyncRunContext"),
     ],
