@@ -75,7 +75,7 @@ async def test_an_order_is_shipped_and_invoiced(client: AsyncClient, session: As
     assert (await session.run_sync(assert_enqueued, ship, order=order)).id == placed["job"]
     async with client_of(carrier) as to_carrier:
         with shared(to_carrier):
-            assert await session.run_sync(drain, jobs) == 3
+            assert (await session.run_sync(drain, jobs)).runs == 3
     assert (await client.get(f"/orders/{order.id}")).json() == {"item": "Tea", "total": "9.50", "tracking": "P000001"}
     assert carrier.pickups == {"P000001"}
     assert (await session.scalars(select(Invoice.text))).one().endswith("9.50 EUR")

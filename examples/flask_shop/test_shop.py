@@ -67,7 +67,7 @@ def test_what_is_paid_is_booked_and_a_receipt_is_sent(client: FlaskClient, mails
     client.post(f"/orders/{number}/pay")
     assert "paid" in client.get("/").text
     assert_enqueued(db.session, settle, order=db.session.get(Order, number))
-    assert drain(db.session, jobs) == 2
+    assert drain(db.session, jobs).runs == 2
     assert_enqueued(db.session, send_receipt, number=number, email="ada@example.com", total=Decimal("9.5"))
     db.session.commit()
     assert "booked" in client.get("/").text
@@ -89,7 +89,7 @@ def test_a_worker_does_the_same_in_its_threads(client: FlaskClient, mails: list[
 
 
 def test_each_night_the_day_is_closed(client: FlaskClient) -> None:
-    assert drain(db.session, jobs, ahead=timedelta(days=1)) == 1
+    assert drain(db.session, jobs, ahead=timedelta(days=1)).runs == 1
     assert str(assert_enqueued(db.session, close_day).runs[0].result).endswith(": 0 EUR")
 
 

@@ -85,7 +85,9 @@ def _plain(value: Any) -> Any:
 def _fields(value: Any) -> dict[str, Any]:
     """Return the fields by name. Each count gets a second field that says whether the count is a minimum."""
     found = {field.name: getattr(value, field.name) for field in fields(value)}
-    return found | {f"{name}_is_least": one.is_least for name, one in found.items() if isinstance(one, Count)}
+    counts = {name: one for name, one in found.items() if isinstance(one, Count)}
+    numbers = {name: one.number for name, one in counts.items()}
+    return found | numbers | {f"{name}_is_least": one.is_least for name, one in counts.items()}
 
 
 def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -94,7 +96,7 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     is_seen = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for place, name in enumerate(heading):
-        is_number = bool(lines) and all(isinstance(line[place], int | float) for line in lines)
+        is_number = bool(lines) and all(isinstance(line[place], int | float | Count) for line in lines)
         is_short = max(map(len, [name, *(shown(line[place]) for line in lines)])) <= _SHORT
         table.add_column(
             name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short or not is_seen

@@ -188,7 +188,7 @@ def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         session, jobs, sa.select(sa.func.count()).select_from(query.limit(_COUNTED + 1).subquery())
     ).scalar_one()
     others = Count(min(number - 1, _COUNTED), is_least=number > _COUNTED)
-    more = f", and {'at least ' if others.is_least else ''}{others:,} more" if others else ""
+    more = f", and {others.in_words} more" if others else ""
     yield f"It waits for job {first.id} ({first.task:.200}), which is {first.state}{more}."
     if first.state == JobState.blocked and (root := _root(session, jobs, first.id)) is not None:
         yield root

@@ -155,9 +155,9 @@ def _of_queues(figures: Figures, queues: Labels) -> Iterator[Metric]:
             ((queue, state), number)
             for queue, one in found
             for state, number in (
-                ("queued", one.queued),
-                ("scheduled", one.scheduled),
-                ("blocked", one.blocked),
+                ("queued", one.queued.number),
+                ("scheduled", one.scheduled.number),
+                ("blocked", one.blocked.number),
                 ("running", one.running),
                 ("claimed", one.claimed),
             )
@@ -191,7 +191,7 @@ def _of_limits(figures: Figures, limits: Labels) -> Iterator[Metric]:
     yield _gauge("sqla_jobs_limit_max", most, names, [(labels, one.most or 0) for labels, one in found])
     known = [(labels, one.used) for labels, one in found if one.used is not None]
     yield _gauge("sqla_jobs_limit_used", used, names, known)
-    waiting = [(labels, one.waiting) for labels, one in found]
+    waiting = [(labels, one.waiting.number) for labels, one in found]
     yield _gauge("sqla_jobs_limit_waiting_jobs", "Queued jobs behind a limit, up to a bound.", names, waiting)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 NOTHING = "\N{EN DASH}"
@@ -51,30 +52,40 @@ def offset(seconds: float | None) -> str:
     return f"+{duration(rounded)}".replace("+-", "-") if rounded else "0"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a number with a noun: `1 job`, `2 jobs`, `at least 10,000 jobs`."""
-    least = "at least " if isinstance(count, Count) and count.is_least else ""
-    return f"{least}{count:,} {noun}{'' if count == 1 else 's'}"
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number that is exact or a minimum. It is true unless it is 0."""
 
+    number: int
+    is_least: bool = False
+    """True if counting stopped at `number`, so that there may be more."""
 
-class Count(int):
-    """A number that is exact or a minimum."""
-
-    is_least: bool
-
-    def __new__(cls, number: int, *, is_least: bool = False) -> Count:
-        """Make a count."""
-        made = super().__new__(cls, number)
-        made.is_least = is_least
-        return made
+    def __bool__(self) -> bool:
+        return self.number > 0
 
     def __str__(self) -> str:
-        return f"{int(self)}{'+' if self.is_least else ''}"
+        return f"{self.number}{'+' if self.is_least else ''}"
+
+    @property
+    def in_words(self) -> str:
+        """The number for a sentence, such as: at least 10,000."""
+        return f"{'at least ' if self.is_least else ''}{self.number:,}"
 
 
-def they_are(count: int, noun: str) -> str:
+def plural(count: int | Count, noun: str) -> str:
+    """Return a number with a noun: `1 job`, `2 jobs`, `at least 10,000 jobs`."""
+    known = _known(count)
+    return f"{known.in_words} {noun}{'' if known.number == 1 else 's'}"
+
+
+def they_are(count: int | Count, noun: str) -> str:
     """Return a number with a noun and a verb: `1 job is`, `2 jobs are`."""
-    return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
+    known = _known(count)
+    return f"{plural(known, noun)} {'is' if known.number == 1 else 'are'}"
+
+
+def _known(count: int | Count) -> Count:
+    return count if isinstance(count, Count) else Count(count)
 
 
 _LONGEST_NAME = 200

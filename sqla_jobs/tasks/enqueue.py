@@ -224,7 +224,7 @@ def add_many(
     gates_of: GatesOf | None,
     ids: list[int] | None,
 ) -> Enqueued:
-    """Add a job for each JSON object in `encoded`, in order and in constant memory. Return the number of jobs.
+    """Add a job for each JSON object in `encoded`, in order and in constant memory, and count them.
 
     `ids`, if given, receives the ids of the jobs. An error, even one that `encoded` raises, undoes all inserts of this
     call.

@@ -208,7 +208,7 @@ class RunContext:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class AsyncRunContext(RunContext):
-    """One run of a coroutine task: a `RunContext` whose `step`, `sleep`, `wait_for` and `results` are awaited."""
+    """One run of a coroutine task: a `RunContext` that awaits `step`, `sleep`, `wait_for`, `results` and `batch`."""
 
     @overload  # type: ignore[override]
     async def results(self, task: Task[..., Coroutine[Any, Any, T], Any], /) -> list[T]: ...
@@ -221,6 +221,13 @@ class AsyncRunContext(RunContext):
         if self._upstream is None:
             return []
         return await self._begin_steps().read(partial(RunContext.results, self, task))
+
+    @property
+    async def batch(self) -> BatchMixin | None:  # type: ignore[override]
+        """The job's batch, as `RunContext.batch`: `options(batch=await run.batch)`."""
+        if self._upstream is None:
+            return None
+        return await self._begin_steps().read(partial(self._upstream.batch, self.job_id))
 
     async def step(  # type: ignore[override]
         self, name: str, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs

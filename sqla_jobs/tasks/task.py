@@ -278,7 +278,7 @@ class Enqueuer(Generic[C, J]):
     def enqueue_many(
         self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /, *, returning: bool = False
     ) -> Enqueued | list[int]:
-        """Add a job for each mapping of arguments, in order, and return the number of inserted jobs.
+        """Add a job for each mapping of arguments, in order, and return how many were inserted.
 
         - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted immediately, in the caller's
           transaction, and exist if and only if that transaction commits.
@@ -289,8 +289,7 @@ class Enqueuer(Generic[C, J]):
 
         If the task or `options(unique=…)` has a `Unique` policy, each mapping makes a unique key. This key may already
         be taken, even by an earlier mapping. The policy then decides whether the mapping is skipped, replaces
-        the waiting job, or raises an error. The attributes `replaced` and `skipped` of the returned number
-        count such mappings.
+        the waiting job, or raises an error. `replaced` and `skipped` of the returned `Enqueued` count such mappings.
 
         Raises `ArgumentsError` for a mapping that does not fit the task; the message names the mapping's position.
         Raises `ArgumentsError` for `options(unique_key=…)`, too. If the policy is to raise, a taken key raises
@@ -340,8 +339,8 @@ class Enqueuer(Generic[C, J]):
                     values = self._all_values(self._values, begun)
                     count = add_many_unique(into, self._models, values, items, unique, declaration.make_gates, ids)
                 after_commit(into, self._models.Job, self._models.channel, self._message)
-                self._count_inserted(into, count)
-            sending.many(count)
+                self._count_inserted(into, count.inserted)
+            sending.many(count.inserted)
         return count
 
     def _add_shard(self, session: Session, given: Mapping[str, Any], encoded: bytes, shards: list[Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
@@ -60,9 +61,12 @@ Errors = Literal["raise", "record"]
 _FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
-class Drained(int):
-    """The number of runs that `drain` has executed."""
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What `drain` has done. It is true if anything has run."""
 
+    runs: int
+    """The number of runs."""
     waiting: list[int]
     """The ids of jobs that are due but did not run; `jobs.why` explains why.
 
@@ -71,17 +75,8 @@ class Drained(int):
     errors: list[BaseException]
     """The exceptions of failed and retried runs that `drain` did not raise, in order."""
 
-    def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
-        drained = super().__new__(cls, runs)
-        drained.waiting, drained.errors = [*waiting], [*errors]
-        return drained
-
-    def __repr__(self) -> str:
-        """Return the text that a failed `assert drain(…) == 1` shows."""
-        if not self.waiting:
-            return str(int(self))
-        first = f"jobs.why(session, {self.waiting[0]}) explains why"
-        return f"<{plural(int(self), 'run')}; {plural(len(self.waiting), 'job')} due and not run: {first}>"
+    def __bool__(self) -> bool:
+        return self.runs > 0
 
 
 def drain(
@@ -96,7 +91,7 @@ def drain(
     schedules: bool = True,
     resources: Iterable[object] | None = None,
 ) -> Drained:
-    """Run the due jobs, and those that they enqueue, in this session and thread. Return the number of runs.
+    """Run the due jobs, and those that they enqueue, in this session and thread. Return what was done.
 
     Jobs go through the real claim, execution and finish. Each transactional task runs in a savepoint of `session`.
     `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
@@ -120,8 +115,8 @@ def drain(
       contexts yield. The contexts are then entered before the first run, and left after the last.
     - `max_runs`: the maximum number of runs. If more are needed, `drain` raises an error.
     - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are ignored otherwise. Jobs
-      that wait behind a limit do not run. The `waiting` attribute of the returned number contains the ids of the jobs
-      that are due but did not run.
+      that wait behind a limit do not run. The `waiting` of the returned `Drained` contains the ids of the jobs that are
+      due but did not run.
 
     Each run happens inside the middleware and the context that workers use: the `context=` of `jobs.bind`. With Flask,
     the context is a new application context, whose `db.session` is that of the test.

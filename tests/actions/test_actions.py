@@ -89,7 +89,7 @@ class TestCancel:
         assert job.state == "cancelled"
         assert job.finished_at is not None
         assert before <= job.finished_at <= now(session)
-        assert drain(session, jobs) == 1, "only that job is cancelled"
+        assert drain(session, jobs).runs == 1, "only that job is cancelled"
 
     @either
     def test_a_running_job_is_asked_to_end_and_asked_once(
@@ -126,11 +126,11 @@ class TestCancel:
 class TestRetry:
     def test_a_job_that_used_all_its_attempts_gets_one_more(self, session: Session) -> None:
         job = fail.enqueue(session)
-        assert drain(session, jobs, ahead=60, errors="record") == 2
+        assert drain(session, jobs, ahead=60, errors="record").runs == 2
         assert (job.state, job.attempt, job.max_attempts) == ("failed", 2, 2)
         assert jobs.retry(session, job)
         assert (job.state, job.attempt, job.max_attempts, job.finished_at) == ("queued", 2, 3, None)
-        assert drain(session, jobs, errors="record") == 1
+        assert drain(session, jobs, errors="record").runs == 1
         assert [run.outcome for run in job.runs] == ["retried", "failed", "failed"]
         assert [run.attempt for run in job.runs] == [1, 2, 3]
 
@@ -289,10 +289,10 @@ class TestPause:
     def test_a_pause_that_is_rolled_back_pauses_nothing(self, session: Session) -> None:
         jobs.pause(session, "mail")
         note.enqueue(session, 1)
-        assert drain(session, jobs) == 0
+        assert drain(session, jobs).runs == 0
         session.rollback()
         note.enqueue(session, 1)
-        assert drain(session, jobs) == 1
+        assert drain(session, jobs).runs == 1
 
     @pytest.mark.parametrize("names", [{"task": "note"}, {}], ids=["task", "queue"])
     def test_what_is_paused_until_later_is_not_due_and_then_it_is(self, session: Session, names: Any) -> None:
@@ -305,7 +305,7 @@ class TestPause:
         for row in (jobs.Queue, jobs.PausedTask):
             session.execute(update(row).values(paused_until=func.clock_timestamp() - timedelta(seconds=1)))
         assert (queries.poll(session, *named).is_more, queries.is_due(session, *named)) == (True, True)
-        assert drain(session, jobs) == 1
+        assert drain(session, jobs).runs == 1
 
     def test_a_second_pause_has_a_reason_and_an_end_of_its_own_and_the_time_of_the_first(
         self, session: Session

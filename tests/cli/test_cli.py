@@ -287,6 +287,8 @@ class TestStatus:
             printed, found = read_status(run), status(session, jobs)
         assert printed.keys() == {one.name for one in fields(found)}
         assert [one["name"] for one in printed["queues"]] == [one.name for one in found.queues]
+        counts = [(one["queued"], one["queued_is_least"]) for one in printed["queues"]]
+        assert counts == [(one.queued.number, one.queued.is_least) for one in found.queues]
         assert [one["id"] for one in printed["processes"]] == [str(one.id) for one in found.processes]
         assert [one["last_job_id"] for one in printed["failures"]] == [one.last_job_id for one in found.failures]
         assert found.processes[0].queues == {"default": 3}

@@ -310,7 +310,7 @@ with Session(engine) as session:
         return n
 
     fetch.enqueue(session, n=3)
-    assert drain(session, jobs) == 1
+    assert drain(session, jobs).runs == 1
     for wrong in (jobs.worker, lambda: jobs.worker().drain(), lambda: run_job(session, fetch)):
         try:
             wrong()

@@ -54,7 +54,7 @@ def test_jobs_are_enqueued_and_drained_through_psycopg2(psycopg2: Engine) -> Non
         assert mark.options(unique_key="one").enqueue(session, n=2) is job
         write.enqueue_many(session, [{"n": 3}, {"n": 4}])
         session.commit()
-        assert drain(session, jobs) == 2
+        assert drain(session, jobs).runs == 2
         assert sorted(session.scalars(select(Row.n))) == [3, 4]
         assert jobs.cancel(session, job)
         session.commit()

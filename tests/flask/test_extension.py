@@ -198,7 +198,7 @@ def test_runs_of_a_test_have_a_context_each_in_which_its_session_is_that_of_the_
     is_by_thread = "sqlalchemy" not in shop.app.extensions
     mine = shop.session() if is_by_thread else None
     written = [fresh.enqueue(session, n=n) for n in (1, 2)]
-    assert drain(session, shop.jobs) == 2
+    assert drain(session, shop.jobs).runs == 2
     assert [job.runs[0].result for job in written] == [True, True]
     assert run_job(session, fresh)(n=3) is True
     assert heard == ["tests.flask_shop"] * 3

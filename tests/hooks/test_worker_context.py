@@ -308,7 +308,7 @@ async def _drained(database: Engine, url: str) -> None:
     engine = create_async_engine(url)
     async with AsyncSession(engine) as session:
         await session.run_sync(lambda own: fetch.enqueue(own) and fetch_async.enqueue(own))
-        assert await session.run_sync(drain, jobs) == 2
+        assert (await session.run_sync(drain, jobs)).runs == 2
         assert life == [*OPENED, *["ran"] * 2, *CLOSED]
         life.clear()
         assert await run_job(session, fetch_async)() == "acme"

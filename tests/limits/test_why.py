@@ -155,5 +155,5 @@ def test_names_that_need_quotes_are_quoted(engine: Engine) -> None:
         wait_until(lambda: session.scalar(select(odd.Job.id).where(odd.Job.state == "succeeded")))
         session.rollback()
         assert any("The rate odd_one is used up" in reason for job in made for reason in odd.why(session, job))
-        assert {one.gate: one.waiting for one in read_limits(session, odd)} == {"!odd_one=": 1, "%odd_one": 1}
+        assert {one.gate: one.waiting.number for one in read_limits(session, odd)} == {"!odd_one=": 1, "%odd_one": 1}
         assert all(one.verdict == "ok" for one in examine(session, odd) if one.about != "workers")

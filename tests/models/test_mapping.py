@@ -63,7 +63,7 @@ def run_one(jobs: Jobs[Any], session: Session) -> Any:
     """A job of these models is enqueued, run and found again, with its run."""
     task = jobs.task(name="double")(double)
     job = task.enqueue(session, n=21)
-    assert drain(session, jobs) == 1
+    assert drain(session, jobs).runs == 1
     found = session.scalars(select(jobs.Job).where(jobs.Job.state == "succeeded")).one()
     assert found is job
     assert [run.result for run in job.runs] == [42]
@@ -208,7 +208,7 @@ def test_several_jobs_live_on_one_base(engine: Engine) -> None:
         for jobs in several:
             run_one(jobs, session)
         for jobs in several:
-            assert drain(session, jobs) == 0
+            assert drain(session, jobs).runs == 0
             assert session.scalar(select(func.count()).select_from(jobs.Run)) == 1
 
 

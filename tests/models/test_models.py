@@ -77,7 +77,7 @@ def test_states_are_equal_to_plain_strings(session: Session) -> None:
     job = fail.enqueue(session)
     session.commit()
     assert job.state is JobState.queued
-    assert drain(session, jobs, ahead=60, errors="record") == 2
+    assert drain(session, jobs, ahead=60, errors="record").runs == 2
     found = session.scalars(select(jobs.Job).where(jobs.Job.state == "failed")).one()
     assert found is job
     assert session.scalars(select(jobs.Job).where(jobs.Job.state.in_([JobState.failed]))).one() is job
@@ -88,7 +88,7 @@ def test_runs_and_jobs_are_related_both_ways(session: Session) -> None:
     job = fail.enqueue(session)
     double.enqueue(session, n=1)
     session.commit()
-    assert drain(session, jobs, ahead=60, errors="record") == 3
+    assert drain(session, jobs, ahead=60, errors="record").runs == 3
 
     assert [run.outcome for run in job.runs] == [RunOutcome.retried, RunOutcome.failed]
     assert [run.job for run in job.runs] == [job, job]
@@ -133,4 +133,4 @@ def test_a_plain_insert_with_a_time_ahead_is_not_run_before_it(session: Session,
     assert jobs.worker(bind=engine).drain() == 0
     job = session.scalars(select(jobs.Job)).one()
     assert (job.state, job.run_at) == ("scheduled", later)
-    assert drain(session, jobs, ahead=timedelta(hours=2)) == 1
+    assert drain(session, jobs, ahead=timedelta(hours=2)).runs == 1

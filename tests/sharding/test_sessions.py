@@ -153,10 +153,10 @@ def test_a_savepoint_that_is_rolled_back_leaves_neither_a_job_nor_a_row(shards: 
 
 def test_many_are_inserted_in_one_shard(shards: Shards) -> None:
     def work(session: Session) -> None:
-        assert send.options(columns=BOB).enqueue_many(session, ({"email": f"{n}@b.c"} for n in range(3))) == 3
+        assert send.options(columns=BOB).enqueue_many(session, ({"email": f"{n}@b.c"} for n in range(3))).inserted == 3
         assert len(export.options(columns=ADA).enqueue_many(session, [{"account": 1}], returning=True)) == 1
-        assert send.options(columns=ADA).enqueue_many(session, [{"email": "a@b.c"}, {"email": "b@b.c"}]) == 2
-        assert send.options(columns=BOB).enqueue_many(session, []) == 0
+        assert send.options(columns=ADA).enqueue_many(session, [{"email": "a@b.c"}, {"email": "b@b.c"}]).inserted == 2
+        assert send.options(columns=BOB).enqueue_many(session, []).inserted == 0
         session.commit()
 
     shards.run(work)
@@ -188,7 +188,7 @@ def test_items_of_several_shards_are_refused(shards: Shards) -> None:
         session.shard_chooser = by_argument
         with pytest.raises(ArgumentsError, match="item 1"):
             send.enqueue_many(session, [{"email": "eu@b.c"}, {"email": "us@b.c"}])
-        assert send.enqueue_many(session, [{"email": "us@b.c"}]) == 1
+        assert send.enqueue_many(session, [{"email": "us@b.c"}]).inserted == 1
         session.commit()
 
     shards.run(work)
@@ -256,7 +256,7 @@ def test_a_batch_is_in_the_shard_of_its_first_job(shards: Shards) -> None:
         session.add(order := Order(tenant="bob"))
         settle.options(columns=BOB, batch=batch).enqueue(session, orders=[order])
         first = send.options(columns=BOB, batch=batch).enqueue(session, email="a@b.c")
-        assert send.options(columns=BOB, batch=batch).enqueue_many(session, [{"email": "b@b.c"}]) == 1
+        assert send.options(columns=BOB, batch=batch).enqueue_many(session, [{"email": "b@b.c"}]).inserted == 1
         after = send.options(columns=BOB, after=[batch, first], if_failed="run").enqueue(session, email="c@b.c")
         assert after.state == JobState.blocked
         assert jobs.counts(session, batch).queued == 3
@@ -283,7 +283,7 @@ def test_an_argument_of_another_shard_is_refused(shards: Shards) -> None:
     def work(session: Session) -> None:
         session.add_all([ours := Order(tenant="ada"), theirs := Order(tenant="bob")])
         settle.options(columns=ADA).enqueue(session, orders=[ours])
-        assert settle.options(columns=BOB).enqueue_many(session, [{"orders": [theirs]}]) == 1
+        assert settle.options(columns=BOB).enqueue_many(session, [{"orders": [theirs]}]).inserted == 1
         with pytest.raises(ArgumentsError, match="orders"):
             settle.options(columns=ADA).enqueue(session, orders=[ours, theirs])
         with pytest.raises(ArgumentsError, match=r"item 1.*orders"):
@@ -394,7 +394,7 @@ def test_the_kit_finds_jobs_of_all_shards_and_runs_those_of_one(shards: Shards) 
         assert enqueued(session, settle.options(after=first)) == [chained]
         assert enqueued(session, settle, orders=[theirs]) == [chained]
         with Session(session.connection(bind_arguments={"shard_id": "us"})) as own:
-            assert drain(own, jobs) == 2
+            assert drain(own, jobs).runs == 2
         session.expire_all()
         assert {job.tenant: str(job.state) for job in enqueued(session, jobs)} == {"ada": "blocked", "bob": "succeeded"}
         session.rollback()

@@ -28,7 +28,7 @@ def test_a_job_with_stored_steps_ends_with_its_own_arguments(session: Session, h
     drained(session)
     assert (job.state, calls) == ("scheduled", ["charged 100"])
     if many:
-        assert task.enqueue_many(session, [{"account": 17, "cents": 999, "how": how}]) == 1
+        assert task.enqueue_many(session, [{"account": 17, "cents": 999, "how": how}]).inserted == 1
     else:
         assert task.enqueue(session, account=17, cents=999, how=how) is not job
     session.commit()

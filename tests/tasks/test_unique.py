@@ -125,7 +125,7 @@ class TestKeys:
         count = task.enqueue_many(session, items)
         ids = task.enqueue_many(session, [items[0], items[2]], returning=True)
         found = session.scalars(select(MyJob).order_by(MyJob.id)).all()
-        assert count == 3
+        assert count.inserted == 3
         assert [session.get_one(MyJob, job_id).args["account"] for job_id in ids] == [1, 3]
         assert sorted(job.args["account"] for job in found) == [1, 1, 1, 1, 2, 3, 3]
         assert {job.args["account"] for job in found if job.unique_key} == {2}
@@ -190,7 +190,7 @@ class TestPolicies:
             job.unique_key = None
         with session.no_autoflush:
             if how == "many":
-                assert bill.enqueue_many(session, [{"account": 17, "note": "new"}]) == 1
+                assert bill.enqueue_many(session, [{"account": 17, "note": "new"}]).inserted == 1
             else:
                 assert bill.enqueue(session, 17, "new") is not job
         assert notes(session)[-1:] == ["new"]
@@ -381,9 +381,9 @@ class TestMany:
     @pytest.mark.parametrize("key", [None, "account"])
     def test_many_batches_are_one_call(self, session: Session, key: Any) -> None:
         many = plain.options(unique=Unique(key))
-        assert many.enqueue_many(session, ({"account": n} for n in range(6000))) == 6000
+        assert many.enqueue_many(session, ({"account": n} for n in range(6000))).inserted == 6000
         again = many.enqueue_many(session, ({"account": n} for n in range(1000, 7000)))
-        assert (again, again.skipped) == (1000, 5000)
+        assert (again.inserted, again.skipped) == (1000, 5000)
 
 
 def test_a_job_that_is_held_to_be_changed_is_locked_and_rows_may_refer_to_it(engine: Engine) -> None:

@@ -315,7 +315,7 @@ def test_the_test_kit_sees_it_before_the_commit(session: Session) -> None:
         savepoint.rollback()
     assert_enqueued(session, index, note="c")
     touch.enqueue(session, 18)
-    assert drain(session, jobs) == 3
+    assert drain(session, jobs).runs == 3
     run_job(session, touch)(19)
     assert assert_enqueued(session, index, account=19)
     session.rollback()

@@ -127,7 +127,7 @@ class UniqueLife(RuleBasedStateMachine):
             assert (mode, "left out" in came) == ("raise", True)
         else:
             assert (mode, "left out" in came) != ("raise", True)
-            assert (count, count.replaced, count.skipped) == tuple(
+            assert (count.inserted, count.replaced, count.skipped) == tuple(
                 came.count(word) for word in ("inserted", "replaced", "left out")
             )
             self.model = after

@@ -146,7 +146,7 @@ def test_raise_goes_on_if_the_job_is_deleted_meanwhile(racing: Engine) -> None:
 
     with Session(racing) as session:
         Interlude(session, "sqla_jobs.unique_key = ANY", delete_it)
-        assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]) == 2
+        assert task.enqueue_many(session, [{"key": 1, "token": "a"}, {"key": 2, "token": "a"}]).inserted == 2
 
 
 def test_an_enqueue_goes_on_if_the_job_that_it_would_return_is_deleted_meanwhile(racing: Engine) -> None:

@@ -38,22 +38,22 @@ def test_the_ticks_within_that_time_fire_and_their_jobs_run(
 ) -> None:
     shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
     shop.write.schedule("* * * * *", name="off", args={"n": 2}, enabled=False)
-    assert drain(sqla_jobs_session, jobs) == 0
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5)) == 5
+    assert drain(sqla_jobs_session, jobs).runs == 0
+    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5)).runs == 5
     fired = ticks(sqla_jobs_session, "hourly")
     assert {later - earlier for earlier, later in pairwise(fired)} == {timedelta(hours=1)}
     assert all(moment.minute == 0 and moment > datetime.now(UTC) for moment in fired)
     outcomes = sqla_jobs_session.scalars(select(jobs.Tick.outcome)).all()
     assert outcomes == ["enqueued"] * 5
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5)) == 0
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=7)) == 2
+    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5)).runs == 0
+    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=7)).runs == 2
     assert ticks(sqla_jobs_session, "off") == []
 
 
 def test_retries_and_delays_alone_can_be_brought_forward(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
     shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
     later = shop.write.options(delay=3600).enqueue(sqla_jobs_session, n=2)
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5), schedules=False) == 1
+    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5), schedules=False).runs == 1
     assert (later.state, ticks(sqla_jobs_session, "hourly")) == ("succeeded", [])
 
 
@@ -63,7 +63,7 @@ def test_a_stored_schedule_fires_overdue_ticks_first(scheduled: dict[str, Any], 
     schedule = jobs.Schedule(name="stored", task="write", args={"n": 1}, **rule)
     sqla_jobs_session.add(schedule)
     sqla_jobs_session.flush()
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=1)) == 2
+    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=1)).runs == 2
     assert schedule.last_run_at == ticks(sqla_jobs_session, "stored")[-1]
 
 
@@ -76,7 +76,7 @@ def test_a_tick_waits_until_all_before_it_has_run(scheduled: dict[str, Any], sql
         return run.scheduled_for.isoformat()
 
     settles_late.schedule("*/10 * * * *", overlap="skip")
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(minutes=30)) == 6
+    assert drain(sqla_jobs_session, jobs, ahead=timedelta(minutes=30)).runs == 6
     results = sqla_jobs_session.scalars(select(jobs.Run.result).where(jobs.Run.outcome == "succeeded")).all()
     assert results == [moment.isoformat() for moment in ticks(sqla_jobs_session, "settles_late")]
     assert set(sqla_jobs_session.scalars(select(jobs.Tick.outcome))) == {"enqueued"}

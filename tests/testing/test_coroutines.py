@@ -55,7 +55,7 @@ async def test_drain_gives_them_the_session_of_the_test(asession: AsyncSession) 
     asession.add(order := Order())
     one = await asession.run_sync(shop.settle.enqueue, order=order)
     two = await asession.run_sync(shop.write.enqueue, n=7)
-    assert await asession.run_sync(drain, jobs) == 3
+    assert (await asession.run_sync(drain, jobs)).runs == 3
     await asession.refresh(order)
     await asession.refresh(one)
     assert (order.status, one.state) == ("settled", "succeeded")
@@ -111,7 +111,7 @@ async def test_run_job_is_awaited(asession: AsyncSession) -> None:
 def test_those_without_a_session_run_in_a_synchronous_test(session: Session) -> None:
     one = shop.nap.enqueue(session, seconds=0.01)
     shop.greet.enqueue(session, "ann")
-    assert drain(session, jobs) == 2
+    assert drain(session, jobs).runs == 2
     assert one.state == "succeeded"
     assert asyncio.run(run_job(session, shop.shout)(text="hey")) == "HEY"
     shop.leave_the_program.enqueue(session)

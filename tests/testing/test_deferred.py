@@ -43,7 +43,7 @@ def test_a_run_ends_as_its_commit_would(session: Session, commits: bool) -> None
     assert (broken.state, broken.runs[0].error_type) == ("failed", "sqlalchemy.exc.IntegrityError")
     if commits:  # the line stays, since the run has no savepoint any more
         session.execute(text("DELETE FROM lines"))
-    assert drain(session, jobs) == 1
+    assert drain(session, jobs).runs == 1
     assert (whole.state, lines(session)) == ("succeeded", [2])
 
 
@@ -51,7 +51,7 @@ def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> No
     for order in (1, 2):
         run_job(session, adds_a_line)(order=order, is_whole=True)
     adds_a_line.enqueue(session, order=3, is_whole=True)
-    assert drain(session, jobs) == 1
+    assert drain(session, jobs).runs == 1
     with pytest.raises(IntegrityError, match="a:line"):
         run_job(session, adds_a_line)(order=4, is_whole=False)
     assert lines(session) == [1, 2, 3]

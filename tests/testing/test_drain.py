@@ -41,7 +41,7 @@ def test_it_runs_due_jobs_in_the_callers_thread_and_session(session: Session, mo
 
     monkeypatch.setattr("time.sleep", sleep)
     monkeypatch.setattr(session, "add", seen.append)
-    assert drain(session, jobs) == 1
+    assert drain(session, jobs).runs == 1
     assert one.state == "succeeded"
     assert one.runs[0].result == 3
     assert [type(thing) for thing in seen] == [Effect, type(threading.current_thread())]
@@ -51,7 +51,7 @@ def test_a_failure_rolls_its_own_writes_back_and_keeps_the_tests(session: Sessio
     session.add(Effect(n=99, kind="mine"))
     one = shop.write_and_fail.enqueue(session, n=1)
     drained = drain(session, jobs, errors="record")
-    assert drained == 2
+    assert drained.runs == 2
     assert [str(error) for error in drained.errors] == ["after the write"] * 2
     assert one.state == "failed"
     assert [str(run.outcome) for run in one.runs] == ["retried", "failed"]
@@ -63,9 +63,9 @@ def test_delayed_jobs_and_retries_run_ahead_of_time_on_request(session: Session)
     broken = shop.write.enqueue(session, n=2)
     session.flush()
     broken.args = {"n": "not a number"}
-    assert drain(session, jobs, errors="record") == 1
+    assert drain(session, jobs, errors="record").runs == 1
     assert (later.state, broken.state) == ("scheduled", "scheduled")
-    assert drain(session, jobs, ahead=timedelta(minutes=1), errors="record") > 2
+    assert drain(session, jobs, ahead=timedelta(minutes=1), errors="record").runs > 2
     assert (later.state, broken.state) == ("scheduled", "scheduled")
     drain(session, jobs, ahead=timedelta(days=1), errors="record")
     assert broken.attempt == 25
@@ -112,7 +112,7 @@ def test_a_final_exception_reaches_the_test_once_it_is_recorded(session: Session
     assert note.startswith(f"raised by job {broken.id}, ")
     assert raised.traceback[-1].name == "write_and_fail"
     assert (broken.state, broken.runs[0].error) == ("failed", "after the write")
-    assert (after.state, drain(session, jobs)) == ("queued", 1)
+    assert (after.state, drain(session, jobs).runs) == ("queued", 1)
     assert list(session.scalars(select(Effect.n))) == [2]
 
 
@@ -213,7 +213,7 @@ def test_due_jobs_that_do_not_run_are_named(session: Session) -> None:
     session.add(unknown := jobs.Job(task="of.another.service", args={}))
     shop.write.enqueue(session, n=2)
     drained = drain(session, jobs)
-    assert (drained, drained.waiting) == (1, [paused.id, unknown.id])
+    assert (drained.runs, drained.waiting) == (1, [paused.id, unknown.id])
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
@@ -225,12 +225,12 @@ def test_it_runs_in_an_asynchronous_session_too(sqla_jobs_engine: Engine, driver
                 await session.run_sync(shop.chain.enqueue, n=1)
                 await session.run_sync(shop.flaky.options(delay=60).enqueue, good_from=2)
                 await session.run_sync(shop.reports.enqueue, good=True)
-                count = await session.run_sync(lambda own: drain(own, jobs, ahead=3600))
+                drained = await session.run_sync(lambda own: drain(own, jobs, ahead=3600))
                 states = (await session.scalars(select(jobs.Job.state).distinct())).all()
                 effects = (await session.scalars(select(Effect.n).order_by(Effect.n))).all()
             await transaction.rollback()
         await engine.dispose()
-        return count, [*map(str, states)], [*effects]
+        return drained.runs, [*map(str, states)], [*effects]
 
     assert asyncio.run(run()) == (5, ["succeeded"], [0, 1])
     with Session(sqla_jobs_engine) as after:
@@ -241,5 +241,5 @@ def test_priorities_and_queues_are_respected(session: Session) -> None:
     for n, priority in enumerate([0, -5, 5]):
         shop.write.options(priority=priority, queue="mail").enqueue(session, n=n)
     shop.write.enqueue(session, n=9)
-    assert drain(session, jobs, queues=["mail"]) == 3
+    assert drain(session, jobs, queues=["mail"]).runs == 3
     assert list(session.scalars(select(Effect.n).order_by(Effect.id))) == [1, 0, 2]

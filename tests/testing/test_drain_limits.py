@@ -26,10 +26,10 @@ def test_limits_are_obeyed_and_jobs_behind_them_are_named(session: Session) -> N
     shop.rated.enqueue_many(session, ({"n": n} for n in range(8)))
     shop.plain.enqueue_many(session, ({"n": n} for n in range(3)))
     drained = drain(session, jobs, limits=True)
-    assert drained == 5 + 3
+    assert drained.runs == 5 + 3
     rated = select(jobs.Job.id).where(jobs.Job.task == "rated").order_by(jobs.Job.id)
     assert drained.waiting == session.scalars(rated).all()[5:]
-    assert drain(session, jobs) == 3
+    assert drain(session, jobs).runs == 3
 
 
 @pytest.mark.parametrize("limit", [{"which": "plain"}, {"queue": "default"}])
@@ -40,16 +40,16 @@ def test_an_operators_limit_is_obeyed(session: Session, limit: dict[str, Any]) -
     assert len(drain(session, jobs, limits=True).waiting) == 1
     jobs.set_limit(session, *which, **limit, running=1)
     shop.plain.enqueue(session, n=2)
-    assert drain(session, jobs, limits=True) == 2
+    assert drain(session, jobs, limits=True).runs == 2
 
 
 def test_an_ordered_key_keeps_its_order(session: Session) -> None:
     for n in range(4):
         shop.ordered.enqueue(session, account=1, n=n, failures=int(n == 1))
     drained = drain(session, jobs, limits=True, errors="record")
-    assert drained == 2
+    assert drained.runs == 2
     assert len(drained.waiting) == 2
-    assert drain(session, jobs, limits=True, ahead=3600) == 3
+    assert drain(session, jobs, limits=True, ahead=3600).runs == 3
     assert session.scalars(text("SELECT result FROM sqla_runs WHERE outcome = 'succeeded' ORDER BY id")).all() == [
         *range(4)
     ]
@@ -58,7 +58,7 @@ def test_an_ordered_key_keeps_its_order(session: Session) -> None:
 def test_groups_take_turns_as_with_workers(session: Session) -> None:
     made = {name: shop.fair.enqueue(session, tenant=name[0]) for name in ["a1", "a2", "a3", "b1", "b2", "c1"]}
     turns = [made[name] for name in ["a1", "b1", "c1", "a2", "b2", "a3"]]
-    assert drain(session, jobs, limits=True) == 6
+    assert drain(session, jobs, limits=True).runs == 6
     assert [*session.scalars(select(jobs.Run.job_id).order_by(jobs.Run.id))] == [job.id for job in turns]
 
 
@@ -71,6 +71,6 @@ def test_limits_are_obeyed_in_an_asynchronous_session(database: Engine, driver: 
             await session.run_sync(shop.rated.enqueue_many, [{"n": n} for n in range(3)])
             drained = await session.run_sync(lambda own: drain(own, jobs, limits=True))
         await engine.dispose()
-        return drained, len(drained.waiting)
+        return drained.runs, len(drained.waiting)
 
     assert asyncio.run(run()) == (2, 1)

@@ -85,7 +85,7 @@ def test_a_session_is_rolled_back_and_a_database_of_its_own_is_for_workers(
             sqla_jobs_session.add(order := Order())
             settle.enqueue(sqla_jobs_session, order=order)
             sqla_jobs_session.commit()
-            assert drain(sqla_jobs_session, jobs) == 1
+            assert drain(sqla_jobs_session, jobs).runs == 1
             assert order.status == "settled"
             assert len(sqla_jobs_session.scalars(select(jobs.Job)).all()) == 1
             sqla_jobs_session.rollback()

@@ -32,7 +32,7 @@ def test_run_job_and_drain_give_the_session_of_the_test(own: sqlmodel.Session) -
     own.add(order := Order())
     assert run_job(own, settle)(order=order) == [order.id]
     settle.enqueue(own, order=order)
-    assert drain(own, jobs) == 1
+    assert drain(own, jobs).runs == 1
 
 
 def test_one_of_another_class_is_refused_and_the_job_stays_due(session: Session) -> None:

@@ -42,7 +42,7 @@ def test_run_job_gives_the_signals_of_the_test_in_order(session: Session) -> Non
 def test_drain_keeps_the_steps_of_a_run_that_fails(session: Session) -> None:
     session.add(order := Order())
     job = step_shop.transactional.enqueue(session, order=order)
-    assert drain(session, jobs, ahead=60) == 3
+    assert drain(session, jobs, ahead=60).runs == 3
     assert (job.result, order.paid, calls) == ([1, 1], 1, ["pay", "mailed"])
     assert effects(session) == {"paid": 1, "mailed": 1, "end": 1}
     session.rollback()
@@ -52,11 +52,11 @@ def test_drain_keeps_the_steps_of_a_run_that_fails(session: Session) -> None:
 def test_drain_ahead_ends_sleeps_and_waits(session: Session) -> None:
     sleeping = step_shop.transactional_sleeper.enqueue(session, seconds=100)
     waiting = step_shop.approved.enqueue(session, timeout=200)
-    assert drain(session, jobs) == 2
+    assert drain(session, jobs).runs == 2
     assert (sleeping.state, waiting.state, effects(session)) == ("scheduled", "scheduled", {"before": 1})
-    assert drain(session, jobs, ahead=150) == 1
+    assert drain(session, jobs, ahead=150).runs == 1
     assert (sleeping.state, waiting.state) == ("succeeded", "scheduled")
-    assert drain(session, jobs, ahead=250) == 1
+    assert drain(session, jobs, ahead=250).runs == 1
     assert (waiting.result, effects(session)) == ("timeout", {"before": 1, "after": 1})
 
 
@@ -78,9 +78,9 @@ def test_steps_of_a_task_with_an_async_session_are_awaited_in_the_tests_session(
             await session.flush()
             assert await run_job(session, step_shop.transactional_awaited, attempt=2)(order=order) == [1, 1, 1]
             job = await session.run_sync(step_shop.approved_in_async_session.enqueue)
-            assert await session.run_sync(drain, jobs) == 1
+            assert (await session.run_sync(drain, jobs)).runs == 1
             await session.run_sync(lambda own: jobs.signal(own, job, "approved", Approval("ada")))
-            assert await session.run_sync(drain, jobs) == 1
+            assert (await session.run_sync(drain, jobs)).runs == 1
             kinds = await session.scalars(text("SELECT kind FROM effects ORDER BY id"))
             assert [*kinds] == ["mailed", "end", "before", "ada"]
         await engine.dispose()

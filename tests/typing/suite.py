@@ -78,7 +78,7 @@ def test_a_count_is_given_back(session: Session) -> None:
     )
     job = count.options(delay=60).enqueue(session, to=3)
     assert_type(job, TenantJob)
-    assert drain(session, jobs, queues=["default"], ahead=timedelta(minutes=2), max_runs=10) == 1
+    assert drain(session, jobs, queues=["default"], ahead=timedelta(minutes=2), max_runs=10).runs == 1
     assert session.scalars(select(jobs.Run.result)).one() == 3
 
 
@@ -150,7 +150,7 @@ async def coroutine_tasks(session: AsyncSession, run: AsyncRunContext, order: Or
     assert_type(await session.run_sync(store.enqueue, order=order), TenantJob)
     assert_type(await session.run_sync(both.enqueue, order, cents=3), TenantJob)
     count = await session.run_sync(fetch.enqueue_many, [{"url": "x"}])
-    assert_type(count + count.skipped, int)
+    assert_type(count.inserted + count.skipped, int)
     assert_type(await session.run_sync(jobs.cancel, 7), Changed)
 
 

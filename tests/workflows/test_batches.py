@@ -271,6 +271,6 @@ def test_a_job_of_a_taken_key_that_is_in_the_batch_stays_there(session: Session,
     task = shop.mark.options(unique=unique, batch=batch)
     job = task.enqueue(session, n=1)
     assert task.enqueue(session, n=2) is job
-    assert task.enqueue_many(session, [{"n": 3}]) == 0
+    assert task.enqueue_many(session, [{"n": 3}]).inserted == 0
     session.commit()
     assert jobs.counts(session, batch).total == 1

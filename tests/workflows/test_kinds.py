@@ -188,6 +188,35 @@ def test_coroutine_tasks_before_and_after_others(own: Jobs[Any], session: Sessio
     assert last.result == 6
 
 
+def test_a_coroutine_task_awaits_its_batch_and_adds_jobs_to_it(
+    own: Jobs[Any], session: Session, database: Engine
+) -> None:
+    @own.task(name="more")
+    async def more(session: AsyncSession, run: AsyncRunContext) -> bool:
+        batch = await run.batch
+        if batch is not None:
+            await session.run_sync(alone.options(batch=batch).enqueue)
+        return batch is not None
+
+    @own.task(name="alone")
+    async def alone(run: AsyncRunContext) -> bool:
+        return await run.batch is not None
+
+    @own.task(name="after")
+    async def after(run: AsyncRunContext) -> list[bool]:
+        assert await run.batch is None
+        return [*await run.results(more), *await run.results(alone)]
+
+    own.bind(database)
+    batch = own.batch(session)
+    more.options(batch=batch).enqueue(session)
+    last = after.options(after=batch).enqueue(session)
+    session.commit()
+    assert drained(own, database) == 3
+    session.refresh(last)
+    assert last.result == [True, True]
+
+
 # --- drains
 
 
