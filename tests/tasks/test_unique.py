@@ -104,12 +104,6 @@ def key_of(job: JobMixin) -> str:
 
 
 class TestKeys:
-    def test_the_arguments_that_it_names_make_the_key(self, session: Session) -> None:
-        first = bill.enqueue(session, account=17, note="a")
-        assert bill.enqueue(session, 17, "b") is first
-        assert bill.enqueue(session, account=18) is not first
-        assert key_of(first) == 'unique:["bill",{"account":17}]'
-
     @pytest.mark.parametrize("policy", ["return", "raise", "replace"])
     @pytest.mark.parametrize("per", [None, 3600])
     def test_jobs_for_which_a_callable_returns_none_are_not_unique(
