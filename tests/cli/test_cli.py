@@ -372,31 +372,6 @@ class TestReading:
             assert "\x1b" not in out
             assert "\x07" not in out
 
-    @pytest.mark.slow
-    @pytest.mark.usefixtures("database")
-    def test_sensitive_arguments_are_not_shown(self, command: Command, tmp_path: Path, database_url: str) -> None:
-        tmp_path.joinpath("app.py").write_text(
-            "from sqlalchemy.orm import DeclarativeBase\n"
-            "from sqla_jobs import Jobs\n"
-            "class Base(DeclarativeBase): ...\n"
-            "jobs = Jobs(Base)\n"
-            "@jobs.task(sensitive=['password'])\n"
-            "def login(user: str, password: str) -> None: raise ValueError(password)\n"
-        )
-
-        def run(*arguments: str) -> str:
-            done = command(*arguments, "--app", "app:jobs")
-            assert done.returncode == 0, done.stderr
-            return done.stdout + done.stderr
-
-        job_id = run("enqueue", "login", '{"user": "ada", "password": "hunter2"}').strip()
-        worker = [sys.executable, "-m", "sqla_jobs", "worker", "--drain", "--app", "app:jobs"]
-        subprocess.run([*worker, "--database-url", database_url], cwd=tmp_path, capture_output=True, check=True)
-        for out in (run("list"), run("show", job_id), run("show", job_id, "--json"), run("list", "--json")):
-            assert "ada" in out
-            assert "hunter2" not in out
-            assert "(hidden)" in out
-
 
 class TestChanging:
     @pytest.mark.parametrize(("answer", "after"), [("y\n", "queued"), ("n\n", "failed"), ("", "failed")])
