@@ -15,20 +15,6 @@ ALL = {"succeeded": 7 * DAY, "cancelled": 7 * DAY, "failed": 30 * DAY, "audit": 
 
 
 @pytest.mark.parametrize(
-    ("given", "own"),
-    [
-        (60, OwnRetention({"succeeded": 60, "failed": 60, "cancelled": 60})),
-        (None, OwnRetention({"succeeded": None, "failed": None, "cancelled": None})),
-        ({"failed": timedelta(days=1), "cancelled": None}, OwnRetention({"failed": DAY, "cancelled": None})),
-        ({"succeeded": "erase"}, OwnRetention({}, erases=True)),
-        ({"succeeded": "erase", "failed": 0}, OwnRetention({"failed": 0}, erases=True)),
-    ],
-)
-def test_a_task_says_it_for_all_states_or_for_some(given: object, own: OwnRetention) -> None:
-    assert own_retention("send", given) == own
-
-
-@pytest.mark.parametrize(
     ("given", "named"),
     [
         ("erase", "erase"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,25 +14,6 @@ from sqla_jobs.rules.unique import MAX_KEY, KeyMaker, Unique
 
 def parity(arguments: Mapping[str, Any]) -> int:
     return int(arguments["n"]) % 2
-
-
-@pytest.mark.parametrize(
-    ("unique", "stored", "replaces"),
-    [
-        (Unique("a", on_conflict="raise"), (("a",), "raise", None, None), False),
-        (Unique(["a", "b"], per=0.001), (("a", "b"), "return", None, 0.001), False),
-        (Unique([], on_conflict="replace", max_delay=0), ((), "replace", 0, None), True),
-        (Unique(parity, on_conflict="replace", max_delay=None), (parity, "replace", None, None), True),
-        (
-            Unique(on_conflict="replace", max_delay=timedelta(1), per=timedelta(2)),
-            (None, "replace", 86400, 172800),
-            True,
-        ),
-    ],
-)
-def test_what_a_policy_says(unique: Unique, stored: tuple[object, ...], replaces: bool) -> None:
-    assert (unique.key, unique.on_conflict, unique.max_delay, unique.per) == stored
-    assert unique.replaces == replaces
 
 
 @pytest.mark.parametrize(
