@@ -16,7 +16,7 @@ from psycopg import sql
 from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.preparing import is_direct
 from sqla_jobs.database.shard_name import of_shard
-from sqla_jobs.database.subscribers import subscribe
+from sqla_jobs.database.subscribers import subscribe, unsubscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 
@@ -38,13 +38,12 @@ class Subscription:
     def __init__(self, engine: sa.Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._channel = channel
         self._heard = heard
-        self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        self._unsubscribe = subscribe(self._channel, self._heard)
+        subscribe(self._channel, self._heard)
 
     def stop(self) -> None:
-        self._unsubscribe()
+        unsubscribe(self._channel, self._heard)
 
 
 class Listener:
@@ -71,16 +70,15 @@ class Listener:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._listening: psycopg.Connection[Any] | None = None
-        self._unsubscribe: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-listener", daemon=True)
 
     def start(self) -> None:
         self._thread.start()  # first: without threads, `start` is called again
-        self._unsubscribe = subscribe(self._channel, self._heard)
+        subscribe(self._channel, self._heard)
 
     def stop(self) -> None:
         """Stop, also after a `start` that has raised an error."""
-        self._unsubscribe()
+        unsubscribe(self._channel, self._heard)
         self._stop.set()
         with self._lock, suppress(psycopg.Error, OSError):  # the connection may already be closed
             if self._listening is not None:
