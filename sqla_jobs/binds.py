@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from sqlalchemy.orm import Session
@@ -28,6 +29,19 @@ class Resolver(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Binds:
+    """What `bind` was given. Nothing is given at first."""
+
+    bind: SyncBind | None = None
+    """The one engine or session factory."""
+    async_bind: AsyncBind | None = None
+    shards: Mapping[str, Bind] = field(default_factory=dict[str, Bind])
+    """The databases by name, if several were given."""
+    replicas: Bind | Mapping[str, Bind] | None = None
+    context: Context | None = None
+
+
 class Bound:
     """The databases to which a `Jobs` is bound."""
 
@@ -37,15 +51,9 @@ class Bound:
         raise NotImplementedError
 
     def __init__(self) -> None:
-        self._bound: SyncBind | None = None
-        """The engine or session factory given by `bind`."""
-        self._async_bind: AsyncBind | None = None
-        self._shards: Mapping[str, Bind] = {}
-        """The databases by name, if several were given."""
+        self._binds = Binds()
         self._own: tuple[str, Bind] | None = None
         """The one of them, with its name, to which `shard` has bound this copy."""
-        self._replicas: Bind | Mapping[str, Bind] | None = None
-        self._context: Context | None = None
         self._resolver: Resolver | None = None
 
     def bind(
@@ -79,13 +87,13 @@ class Bound:
         pairs += [] if isinstance(bind, Mapping) else [both_binds(bind, async_bind, self._entity)]
         for one, its_async in pairs:  # raises for anything that is neither an engine nor a session factory
             Binding(one, self._entity, async_bind=its_async)
-        self._bound, self._async_bind = (None, None) if shards else pairs[0]
-        self._shards, self._replicas, self._context = shards, read_bind, context
+        given = Binds(shards=shards, replicas=read_bind, context=context)
+        self._binds = given if shards else replace(given, bind=pairs[0][0], async_bind=pairs[0][1])
 
     @property
     def shards(self) -> tuple[str, ...]:
         """The names of the databases to which the `Jobs` is bound, if it is bound to several by name."""
-        return tuple(self._shards)
+        return tuple(self._binds.shards)
 
     @property
     def _shard_name(self) -> str:
@@ -99,15 +107,15 @@ class Bound:
 
         Raises `ConfigurationError` for any other name.
         """
-        if not isinstance(name, str) or name not in self._shards:
-            known = ", ".join(self._shards) or "none"
+        if not isinstance(name, str) or name not in self._binds.shards:
+            known = ", ".join(self._binds.shards) or "none"
             raise ConfigurationError(
                 f"no database is bound as {name!r:.60}; give one of the names in jobs.bind: {known}"
             )
         found = copy(self)
-        replica = self._replicas.get(name) if isinstance(self._replicas, Mapping) else None
-        found.bind(self._shards[name], read_bind=replica, context=self._context)
-        found._own = name, self._shards[name]
+        replica = self._binds.replicas.get(name) if isinstance(self._binds.replicas, Mapping) else None
+        found.bind(self._binds.shards[name], read_bind=replica, context=self._binds.context)
+        found._own = name, self._binds.shards[name]
         return found
 
     def _binding(self, bind: Bind | None = None) -> Binding:
@@ -117,14 +125,14 @@ class Bound:
 
         Raises `ConfigurationError` if there is none.
         """
-        if bind is None and self._shards:
+        if bind is None and self._binds.shards:
             raise ConfigurationError(
-                f"the jobs are in several databases: name one of {', '.join(self._shards)}, as jobs.shard(name) or "
+                f"the jobs are in several databases: name one of {', '.join(self.shards)}, as jobs.shard(name) or "
                 "jobs.worker(shard=name), or by --shard on the command line"
             )
         if self._resolver is not None:
             return self._resolver(bind or (self._own and self._own[1]))
-        chosen, async_bind = self._bound, self._async_bind
+        chosen, async_bind = self._binds.bind, self._binds.async_bind
         if bind is not None:
             chosen, async_bind = both_binds(bind, None, self._entity)
         if chosen is None:
@@ -133,11 +141,11 @@ class Bound:
                 "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
                 "such as shop:create_app()"
             )
-        return Binding(chosen, self._entity, context=self._context, async_bind=async_bind)
+        return Binding(chosen, self._entity, context=self._binds.context, async_bind=async_bind)
 
     def _replica(self) -> Binding:
         """Return the database from which pages and metrics read: a replica, if one was given."""
-        return self._binding(None if isinstance(self._replicas, Mapping) else self._replicas)
+        return self._binding(None if isinstance(self._binds.replicas, Mapping) else self._binds.replicas)
 
     def _of(self, job: object) -> Self:
         """Return the `Jobs` of the job's database, if it was loaded by a session of several databases.
@@ -147,8 +155,8 @@ class Bound:
         token = instance_state(job).identity_token if isinstance(job, JobMixin | BatchMixin) else None
         if token is None or (self._own is not None and self._own[0] == token):
             return self
-        if token not in self._shards:
-            bound = ", ".join(self._shards) or "one database, without a name"
+        if token not in self._binds.shards:
+            bound = ", ".join(self._binds.shards) or "one database, without a name"
             raise ConfigurationError(
                 f"the job is in its session's database {token!r}, and none is bound by that name; bound: {bound}. "
                 f"Use the names of the session's shards: jobs.bind({{{token!r}: engine, …}})"
@@ -157,12 +165,12 @@ class Bound:
 
     def _context_in(self, session: Session) -> Context:
         """Return the context for a test's runs in this session: the one that a worker puts around its runs."""
-        return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
+        return self._resolver.context_in(session) if self._resolver is not None else self._binds.context or nullcontext
 
     @property
     def _is_bound(self) -> bool:
         """True if a database was given, or an application that has a database."""
-        return self._bound is not None or bool(self._shards) or self._resolver is not None
+        return self._binds.bind is not None or bool(self._binds.shards) or self._resolver is not None
 
 
 def _check_replicas(read_bind: Bind | Mapping[str, Bind] | None, shards: Mapping[str, Bind]) -> None:

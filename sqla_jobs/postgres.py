@@ -21,7 +21,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -389,7 +388,7 @@ def main() -> None:
     try:
         with local_postgres(data_directory=given.keep, durable=given.keep is not None, programs=given.programs) as url:
             print(url, flush=True)  # noqa: T201
-            threading.Event().wait()
+            signal.pause()
     except KeyboardInterrupt:
         pass
     except ConfigurationError as error:

@@ -65,5 +65,4 @@ def make(jobs: Jobs[Any], port: int, *, read_only: bool) -> tuple[BaseWSGIServer
         raise ConfigurationError(
             f"port {port} of {_HOST} is not available: give another --port, or 0 for any"
         ) from None
-    door.open_on(server.server_port)
     return server, f"http://{_HOST}:{server.server_port}/?token={door.token}"

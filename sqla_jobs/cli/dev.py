@@ -66,8 +66,7 @@ def dev(application: str | None, where: Where, queues: str | None, concurrency: 
             _settings(queues, concurrency)
         logs = LogOptions("INFO", "short", jobs=True)
         logs.set_up(name)
-        site, server = _Site(name, where, None, port), None
-        running.enter_context(site)
+        site, server = running.enter_context(_Site(name, where, None, port)), None
         ready = site.answer()
         if ready is None:
             server = running.enter_context(_private_server())
@@ -115,12 +114,9 @@ def _private_server() -> Generator[LocalServer]:
 
 
 class _Site:
-    """The process that runs `dev_site`."""
+    """The process that runs `dev_site`, started on creation."""
 
     def __init__(self, application: str, where: Where, private_url: str | None, port: int) -> None:
-        self._order = Order(sys.path, application, where, private_url, port)
-
-    def __enter__(self) -> Self:
         self._pipe, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen[bytes](
@@ -129,7 +125,9 @@ class _Site:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C in the terminal must reach only this process
             )
-        self._pipe.send(self._order)
+        self._pipe.send(Order(sys.path, application, where, private_url, port))
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,20 +21,11 @@ class OneTimeToken:
         self._unused = True
         self._lock = threading.Lock()
         self._session = secrets.token_urlsafe(32)
-        self._hosts: frozenset[str] = frozenset()
-        self._cookie = "sqla_jobs_dashboard"
-
-    def open_on(self, port: int) -> None:
-        """Set the port, which the allowed hosts and the cookie's name contain.
-
-        The ports of one host share their cookies, so the names have to differ.
-        """
-        self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
-        self._cookie = f"sqla_jobs_dashboard_{port}"
 
     def let_in(self) -> Any:
         """Check a request, and exchange the token, once, for a cookie."""
-        if request.host not in self._hosts:
+        port = request.environ["SERVER_PORT"]  # the server's own, whatever the browser has sent
+        if request.host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             abort(403, "This dashboard answers to 127.0.0.1 alone.")
         given = request.args.get("token")
         if given is None or request.method != "GET":
@@ -46,13 +37,18 @@ class OneTimeToken:
             abort(403, "This address has been used already, or was not copied whole. Start the dashboard anew.")
         response = redirect("/", 303)
         if fits:
-            response.set_cookie(self._cookie, self._session, httponly=True, samesite="Strict", path="/")
+            response.set_cookie(_cookie(), self._session, httponly=True, samesite="Strict", path="/")
         return response
 
     def is_inside(self) -> bool:
         """Return whether this browser has been let in."""
-        given = request.cookies.get(self._cookie, "")
+        given = request.cookies.get(_cookie(), "")
         return secrets.compare_digest(given.encode(), self._session.encode())
+
+
+def _cookie() -> str:
+    """Return the cookie's name: the ports of one host share their cookies, so the names have to differ."""
+    return f"sqla_jobs_dashboard_{request.environ['SERVER_PORT']}"
 
 
 def create_app(jobs: Jobs[Any], door: OneTimeToken, *, user: str, read_only: bool) -> Flask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 SCHEDULES = "=schedules"
@@ -16,11 +17,16 @@ Subscriber = Callable[[str], object]
 _subscribers: dict[str, list[Subscriber]] = {}
 
 
-def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
-    """Call `subscriber`, in the committing thread, for each queue with new jobs. Return the unsubscribe function."""
+def subscribe(channel: str, subscriber: Subscriber) -> None:
+    """Call `subscriber`, in the committing thread, for each queue with new jobs."""
     _forget_after_forks()
     _subscribers.setdefault(channel, []).append(subscriber)
-    return lambda: _subscribers[channel].remove(subscriber)
+
+
+def unsubscribe(channel: str, subscriber: Subscriber) -> None:
+    """Call `subscriber` no more. Do nothing if it was not subscribed."""
+    with suppress(KeyError, ValueError):
+        _subscribers[channel].remove(subscriber)
 
 
 def notify_here(channel: str, what: str) -> None:

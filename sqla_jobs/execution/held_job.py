@@ -43,6 +43,8 @@ class Attempt:
     This applies at isolation levels stricter than READ COMMITTED. There, the run's transaction fails at its end if
     another transaction has updated the job's row.
     """
+    reported_after: float = 0.0
+    """The seconds after which the stack of the slow run was last logged."""
     is_withdrawn: bool = False
     """True if the attempt may no longer begin and its job is being released."""
     is_lost: bool = False

@@ -99,7 +99,7 @@ class FlaskJobs(Generic[J]):
                 "app.app_context()), and use the session that the task takes"
             )
         chosen = bind or self._bind
-        bound = self.jobs._bound
+        bound = self.jobs._binds.bind
         if chosen is None and db is None and bound is None:
             raise ConfigurationError(
                 f"{app!r} has no Flask-SQLAlchemy or Flask-SQLAlchemy-Lite: call db.init_app(app), or give its own "

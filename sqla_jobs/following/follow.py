@@ -87,7 +87,7 @@ class Following(Generic[U_co]):
         """
         if self._timeout is None:
             return None
-        is_first = seen is None and watch.error is None
+        is_first = seen is None and watch.seen.error is None
         most = max(self._timeout, FIRST_READ) if is_first else self._timeout
         return max(0.0, began + most - time.monotonic())
 
@@ -101,18 +101,18 @@ class Following(Generic[U_co]):
             hub_of(self._engine, self._models).remove(watch)
 
     def _newest(self, watch: Watch) -> U_co | None:
-        if watch.is_gone:
+        if watch.seen.is_gone:
             adds = "enqueued" if self._followed.noun == "job" else "made"
             raise UnknownJob(
                 f"there is no {self._followed} in this database: it was deleted, or the transaction that {adds} it "
                 "has not committed, so follow it after session.commit()"
             )
-        return cast("U_co | None", watch.newest)
+        return cast("U_co | None", watch.seen.newest)
 
     def _late(self, watch: Watch) -> TimeoutError:
-        stands = "it has not been read yet" if watch.newest is None else in_words(watch.newest)
-        if watch.error is not None:
-            stands += f", and the database could not be reached: {reason(watch.error)}"
+        stands = "it has not been read yet" if watch.seen.newest is None else in_words(watch.seen.newest)
+        if watch.seen.error is not None:
+            stands += f", and the database could not be reached: {reason(watch.seen.error)}"
         return TimeoutError(f"{self._followed} has not ended within {self._timeout:g} s: {stands}")
 
 

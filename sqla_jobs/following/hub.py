@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,17 +38,25 @@ Read = Callable[[sa.Connection, Collection[int]], Mapping[int, Update]]
 """Reads some jobs or batches, by id."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a followed job or batch."""
+
+    newest: Update | None = None
+    """The state at the last read; `None` before the first."""
+    is_gone: bool = False
+    """True if the job or the batch does not exist, or no longer exists."""
+    error: Exception | None = None
+    """The error of the last read; `None` if it succeeded."""
+
+
 class Watch:
     """A followed job or batch. `changed` is called in the hub's thread when there is something new to read."""
 
     def __init__(self, followed: Followed, changed: Callable[[], None]) -> None:
         self.followed = followed
-        self.newest: Update | None = None
-        """The state at the last read; `None` before the first."""
-        self.is_gone: bool = False
-        """True if the job or the batch does not exist, or no longer exists."""
-        self.error: Exception | None = None
-        """The error of the last read; `None` if it succeeded."""
+        self.seen: Seen = Seen()
+        """What the reads have found. Each read replaces it."""
         self._changed = changed
 
     def see(self, update: Update | None) -> bool:
@@ -55,21 +64,18 @@ class Watch:
 
         A job or a batch deleted after its end still counts as ended.
         """
-        self.error = None
-        if update is None:
-            if self.is_gone or (self.newest is not None and self.newest.has_ended):
-                return False
-            self.is_gone = True
-        elif update == self.newest:
-            return False
-        else:
-            self.newest = update
-        self._changed()
-        return True
+        before = self.seen
+        has_ended = before.newest is not None and before.newest.has_ended
+        newest = before.newest if update is None else update
+        self.seen = Seen(newest, is_gone=before.is_gone or (update is None and not has_ended))
+        is_new = newest != before.newest or self.seen.is_gone is not before.is_gone
+        if is_new:
+            self._changed()
+        return is_new
 
     def fail(self, error: Exception) -> None:
         """Record that a read failed."""
-        self.error = error
+        self.seen = replace(self.seen, error=error)
         self._changed()
 
 

@@ -127,11 +127,8 @@ class _Sending(AbstractContextManager["_Sending", None]):
         self._sent = sent
         self._inserted = 0
         self._job: JobMixin | None = None
-
-    def __enter__(self) -> _Sending:
         self._started = time.perf_counter()
-        self._token = contexts.attach(_inside(self._span, contexts.get_current()))
-        return self
+        self._token = contexts.attach(_inside(span, contexts.get_current()))
 
     def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
         contexts.detach(self._token)

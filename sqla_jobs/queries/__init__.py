@@ -28,7 +28,7 @@ from sqla_jobs.queries.erasing import EraseRunning
 from sqla_jobs.queries.expressions import Tables, row_held, waiting_at_most
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress
-from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOfFreedPlaces
+from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, LockLimits, Spend, TellOfFreedPlaces
 from sqla_jobs.queries.limit_status import GateStatuses, HeadOfKey, HeldKeys, KeysInUse, StartsOfKeys, WaitingGroups
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
@@ -63,7 +63,7 @@ class Queries:
         self.tell_of_freed_places: TellOfFreedPlaces = TellOfFreedPlaces(tables)
         self.lacking_gates: FewerGates = FewerGates(tables)
         self.give_gates: GiveGates = GiveGates(tables)
-        self.lock_limits: Lock = Lock(tables)
+        self.lock_limits: LockLimits = LockLimits(tables)
         self.spend: Spend = Spend(tables)
         self.operator_limits: OperatorLimits = OperatorLimits(tables)
         self.gate_statuses: GateStatuses = GateStatuses(tables)

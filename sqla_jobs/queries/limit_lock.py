@@ -23,7 +23,7 @@ _AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
 """The synchronous_commit setting with which a commit waits for at least the server's own disk."""
 
 
-class Lock(RenderedStatement):
+class LockLimits(RenderedStatement):
     """Take the limits lock: only its holder looks for free places and takes them.
 
     The holder's commit waits for the disk.
@@ -62,7 +62,7 @@ class ClaimLocked:
 
     def __init__(self, tables: Tables) -> None:
         self._lock = LockUnflushed(tables)
-        self._lock_to_end = Lock(tables)
+        self._lock_to_end = LockLimits(tables)
         self._flush = Flush(tables)
         self._behind_gates = ClaimLimited(tables)
         self._plain = ClaimFromLimitedQueue(tables)

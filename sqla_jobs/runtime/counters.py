@@ -43,16 +43,21 @@ class Totals:
         """Return the sum of `parts`. The sum shares no data with the parts."""
         found = cls()
         for part in parts:
-            found.claims += part.claims
-            found.claimed += part.claimed
-            found.heartbeats += part.heartbeats
-            found.tasks |= part.tasks
-            for mine, theirs in ((found.waits, part.waits), (found.runs, part.runs)):
-                for origin, histogram in theirs.items():
-                    mine[origin] = [*map(sum, zip(mine.get(origin, EMPTY), histogram, strict=True))]
-            for key, number in part.ends.items():
-                found.ends[key] = found.ends.get(key, 0) + number
+            add(found, part)
         return found
+
+
+def add(totals: Totals, more: Totals) -> None:
+    """Add `more` to `totals`, which then share no data."""
+    totals.claims += more.claims
+    totals.claimed += more.claimed
+    totals.heartbeats += more.heartbeats
+    totals.tasks |= more.tasks
+    for mine, theirs in ((totals.waits, more.waits), (totals.runs, more.runs)):
+        for origin, histogram in theirs.items():
+            mine[origin] = [*map(sum, zip(mine.get(origin, EMPTY), histogram, strict=True))]
+    for key, number in more.ends.items():
+        totals.ends[key] = totals.ends.get(key, 0) + number
 
 
 EMPTY: Histogram = [0] * (len(BUCKETS) + 2)
@@ -113,6 +118,11 @@ class Counters:
                 for origin in origins:
                     key = (origin, RunOutcome.lost)
                     self._totals.ends[key] = self._totals.ends.get(key, 0) + 1
+
+    def take_over(self, totals: Totals) -> None:
+        """Add the counts of another process, which has ended."""
+        with self._lock:
+            add(self._totals, totals)
 
     def totals(self) -> Totals:
         """Return a copy of the totals so far."""

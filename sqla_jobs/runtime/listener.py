@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import sqlalchemy as sa
@@ -15,10 +16,9 @@ from psycopg import sql
 
 from sqla_jobs.database.engines import for_itself
 from sqla_jobs.database.preparing import is_direct
-from sqla_jobs.database.shard_name import of_shard
-from sqla_jobs.database.subscribers import subscribe
+from sqla_jobs.database.subscribers import subscribe, unsubscribe
 from sqla_jobs.database.timeouts import hang_up
-from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.loop import Loop
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -38,13 +38,19 @@ class Subscription:
     def __init__(self, engine: sa.Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._channel = channel
         self._heard = heard
-        self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        self._unsubscribe = subscribe(self._channel, self._heard)
+        subscribe(self._channel, self._heard)
 
     def stop(self) -> None:
-        self._unsubscribe()
+        unsubscribe(self._channel, self._heard)
+
+
+class _Connected(NamedTuple):
+    """A listening connection, and the stack that closes it."""
+
+    raw: psycopg.Connection[Any]
+    closing: ExitStack
 
 
 class Listener:
@@ -68,65 +74,61 @@ class Listener:
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
         self._patience = patience
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._listening: psycopg.Connection[Any] | None = None
-        self._unsubscribe: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=of_shard(self._loop), name="sqla_jobs-listener", daemon=True)
+        self._connected: _Connected | None = None
+        self._loop = Loop("listening for new jobs", self._step, name="sqla_jobs-listener", finishes=True)
 
     def start(self) -> None:
-        self._thread.start()  # first: without threads, `start` is called again
-        self._unsubscribe = subscribe(self._channel, self._heard)
+        self._loop.start()  # first: without threads, `start` is called again
+        subscribe(self._channel, self._heard)
 
     def stop(self) -> None:
         """Stop, also after a `start` that has raised an error."""
-        self._unsubscribe()
-        self._stop.set()
+        unsubscribe(self._channel, self._heard)
+        self._loop.stopping.set()
         with self._lock, suppress(psycopg.Error, OSError):  # the connection may already be closed
-            if self._listening is not None:
-                hang_up(self._listening)
-        if self._thread.ident is not None:
-            self._thread.join(_STOP)
+            if self._connected is not None:
+                hang_up(self._connected.raw)
+        self._loop.stop(_STOP)
 
-    def _loop(self) -> None:
-        retry = RetryLoop("listening for new jobs", self._stop)
-        while not self._stop.is_set() and (connected := retry.run(self._connect)) is not None:
-            raw, closing = connected
-            with closing:
-                self._listen(raw)
+    def _step(self) -> float:
+        """Connect in one step, which is repeated until it succeeds, and listen in the next."""
+        if self._connected is not None:
+            self._listen(self._connected)
+            return time.monotonic() + _PAUSE
+        if not self._loop.stopping.is_set():
+            self._connected = self._connect()
+        return math.inf if self._connected is None else 0.0
 
-    def _connect(self) -> tuple[psycopg.Connection[Any], ExitStack] | None:
-        """Return a listening connection, and the stack that closes it.
-
-        Return None if a pooler is in front of the server.
-        """
+    def _connect(self) -> _Connected | None:
+        """Return a listening connection. Return None if a pooler is in front of the server."""
         with ExitStack() as closing:
             raw = closing.enter_context(for_itself(self._engine))
             if not is_direct(raw):
                 log.info("a pooler is in front of the server: new jobs of other processes are found by polling")
                 return None
             self._execute(raw, self._statement)
-            return raw, closing.pop_all()
+            return _Connected(raw, closing.pop_all())
 
-    def _listen(self, raw: psycopg.Connection[Any]) -> None:
+    def _listen(self, connected: _Connected) -> None:
         """Pass on notifications until `stop` is called or the connection is lost."""
+        raw, stopping = connected.raw, self._loop.stopping
         asked_at = time.monotonic()
-        try:
-            self._listening = raw
-            self._heard("")  # makes up for notifications missed before the LISTEN
-            while not self._stop.is_set():
-                for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
-                    self._heard(notify.payload)
-                if time.monotonic() - asked_at > self._patience:
-                    self._execute(raw, self._statement)  # check that the server answers
-                    asked_at = time.monotonic()
-        except psycopg.Error as error:
-            if not self._stop.is_set():
-                log.warning("the listening connection for new jobs was lost, and is opened again: %s", error)
-                self._stop.wait(_PAUSE)
-        finally:
-            with self._lock:
-                self._listening = None
+        with connected.closing:
+            try:
+                self._heard("")  # makes up for notifications missed before the LISTEN
+                while not stopping.is_set():
+                    for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
+                        self._heard(notify.payload)
+                    if time.monotonic() - asked_at > self._patience:
+                        self._execute(raw, self._statement)  # check that the server answers
+                        asked_at = time.monotonic()
+            except psycopg.Error as error:
+                if not stopping.is_set():
+                    log.warning("the listening connection for new jobs was lost, and is opened again: %s", error)
+            finally:
+                with self._lock:  # before it is closed: `stop` must not use its number for another file
+                    self._connected = None
 
     def _execute(self, raw: psycopg.Connection[Any], statement: sql.Composed) -> None:
         """Execute a statement and commit. Pass on the notifications that arrive with the answer.

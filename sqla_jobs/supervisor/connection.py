@@ -20,7 +20,7 @@ import psycopg
 from sqlalchemy import event
 
 from sqla_jobs.database.engines import IdleConnections
-from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
+from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe, unsubscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.version import identity_of
 from sqla_jobs.rules.value_checks import DAY
@@ -47,7 +47,7 @@ from sqla_jobs.supervisor.messages import (
     session_of,
 )
 from sqla_jobs.supervisor.options import OF_CHILD, ChildSpec
-from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
+from sqla_jobs.worker.lookout import JobListener, Listening, Lookout, OwnLookout
 from sqla_jobs.worker.services import WorkerServices
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -300,7 +300,6 @@ class ForwardedLookout:
         self._longest = 2 * services.settings.poll
         self._tasks = tuple(tasks)
         self._expected_at = math.inf
-        self._unsubscribe: Callable[[], None] | None = None
 
     @property
     def workers(self) -> int:
@@ -336,14 +335,25 @@ class ForwardedLookout:
     def found_more(self, queue: str) -> None:
         self._parent.hint(FoundMore(queue))
 
-    def start(self, job_listener: JobListener) -> None:
-        self._unsubscribe = subscribe(self._channel, job_listener.heard)
-        self._parent.host.set_listener(job_listener)
+    def listener(self, job_listener: JobListener) -> Listening:
+        return _ForwardedListener(self._parent, self._channel, self._tasks, job_listener)
+
+
+class _ForwardedListener:
+    """Passes on what the parent hears, and what this process enqueues."""
+
+    def __init__(self, parent: ParentConnection, channel: str, tasks: tuple[str, ...], job_listener: JobListener):
+        self._parent = parent
+        self._channel = channel
+        self._tasks = tasks
+        self._job_listener = job_listener
+
+    def start(self) -> None:
+        subscribe(self._channel, self._job_listener.heard)
+        self._parent.host.set_listener(self._job_listener)
         self._parent.send(Serving(self._tasks))
 
     def stop(self) -> None:
-        if self._unsubscribe is None:
-            return
-        self._unsubscribe()
+        unsubscribe(self._channel, self._job_listener.heard)
         self._parent.host.set_listener(None)
         self._parent.hint(PassOn(""))  # this worker has stopped claiming, and may have answered for some jobs

@@ -25,14 +25,12 @@ class Report:
     """The parent's report for metrics and health checks. The main thread writes it; any thread may read it."""
 
     def __init__(self, crews: Sequence[Crew], counters: Counters, setup: Callable[[], Setup]) -> None:
-        """Start a report. `counters` are those of the parent itself."""
+        """Start a report. `counters` are those of the parent itself, and of the children that have ended."""
         self._crews = crews
         self._setup = setup
         self._counters = counters
         self._totals: dict[int, Totals] = {}
-        """The last totals of each child, by pid."""
-        self._gone = Totals()
-        """The totals of children that have ended."""
+        """The last totals of each child that has not ended, by pid."""
         self._lock = threading.Lock()
         self.ended: Callable[[int], None] = lambda pid: None
         """Called with the pid of a child that has ended."""
@@ -53,12 +51,12 @@ class Report:
         """Add an ended child's counts to those of the children that ended earlier."""
         self.ended(child.pid)
         with self._lock:
-            self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
+            self._counters.take_over(self._totals.pop(child.pid, Totals()))
 
     def totals(self) -> Totals:
         """Return the sum of all children's counts, including ended children. It is at most a second old."""
         with self._lock:
-            return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
+            return Totals.of([self._counters.totals(), *self._totals.values()])
 
     def figures(self) -> ByShard:
         """Return the figures of each database."""

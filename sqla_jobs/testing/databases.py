@@ -25,10 +25,10 @@ class Databases:
     def __init__(self, server_url: str) -> None:
         self._server = sa.make_url(server_url)
         self._templates: dict[sa.MetaData, str] = {}
-
-    def __enter__(self) -> Self:
         self._connection = self._connect()
         self._how: str = self._connection.execute(_HOW).fetchall()[0][0]
+
+    def __enter__(self) -> Self:
         return self
 
     def _connect(self) -> psycopg.Connection[Any]:

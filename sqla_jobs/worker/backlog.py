@@ -65,8 +65,8 @@ class Backlog:
 
     def _prefetch_some(self, jobs: int) -> None:
         self._prefetch = jobs
-        self._wanted = self.concurrency + jobs
-        self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
+        wanted = self.concurrency + jobs
+        self._few = max(self.concurrency - 1, wanted - -(-min(wanted, _BATCH) // 2))
         """While at most this many jobs are outstanding, claim more: a slot is free, or half a batch fits."""
 
     @property
@@ -83,7 +83,7 @@ class Backlog:
         """Return how many jobs to claim: 0 if no slot is free and the batch would be small."""
         self._measure(now)
         outstanding = self._outstanding
-        return min(self._wanted - outstanding, _BATCH) if outstanding <= self._few else 0
+        return min(self.concurrency + self._prefetch - outstanding, _BATCH) if outstanding <= self._few else 0
 
     @property
     def has_free_slot(self) -> bool:

@@ -211,7 +211,7 @@ class DatabaseWorker:
         services.finisher = self._finisher = Finisher(
             engines.main, queries, services.set_aside, settled=self._on_settled
         )
-        services.lookout = self._lookout = host.lookout(services, tasks)
+        services.lookout = host.lookout(services, tasks)
         self.resolver: JobResolver = JobResolver(
             engines.main, queries, patience=settings.patience, poll=settings.poll, claim=self._on_queued
         )
@@ -227,6 +227,7 @@ class DatabaseWorker:
         self.limited: LimitedSource = LimitedSource(services, self._backfill, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self.claimer: Claimer = Claimer(services, plain, all_tasks=tasks, limited=self.limited)
+        self._listener = services.lookout.listener(self.claimer)
         self._events = EventDelivery(engines.main, queries, jobs._hooks, binding.context, tasks)
         sees_starts = self._events.started is not None or jobs._counters.is_wanted
         self._on_start = self._on_started if sees_starts else None
@@ -285,7 +286,7 @@ class DatabaseWorker:
         self.runners.start()
         self._host.may_close(self._coroutines.close_idle)
         self.resolver.start()
-        self._lookout.start(self.claimer)
+        self._listener.start()
         if self._pruner is not None:
             self._pruner.start()
         self.claimer.start()  # last, so that nothing is claimed if another thread cannot be started
@@ -300,7 +301,7 @@ class DatabaseWorker:
         ends = grace_ends + _STOP
         in_turn(
             lambda: self.claimer.stop(_CLAIM),
-            self._lookout.stop,
+            self._listener.stop,
             self._give_back,
             *(backlog.close for backlog in self._services.backlogs),
             self.attempts.withdraw,

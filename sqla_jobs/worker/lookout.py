@@ -28,6 +28,13 @@ class JobListener(Protocol):
         ...
 
 
+class Listening(Protocol):
+    """Notifies a `JobListener` from `start` to `stop`. It may be stopped without a start."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 class Lookout(Protocol):
     """Listens, polls and promotes, for one worker or for several."""
 
@@ -71,8 +78,9 @@ class Lookout(Protocol):
         """Record that other workers may find more jobs in this queue. This is called once between two rests."""
         ...
 
-    def start(self, job_listener: JobListener) -> None: ...
-    def stop(self) -> None: ...
+    def listener(self, job_listener: JobListener) -> Listening:
+        """Return what notifies `job_listener` of new jobs, once it is started."""
+        ...
 
 
 class OwnLookout:
@@ -85,7 +93,6 @@ class OwnLookout:
         self._settings = services.settings
         self._channel = services.models.channel
         self._promoter = Promoter(services.claims, services.queries, services.settings, services.set_aside, tasks=tasks)
-        self._listener: Listener | None = None
 
     @property
     def promote_at(self) -> float:
@@ -119,10 +126,5 @@ class OwnLookout:
     def found_more(self, queue: str) -> None:
         """Do nothing: other workers listen for themselves."""
 
-    def start(self, job_listener: JobListener) -> None:
-        self._listener = Listener(self._engine, self._channel, job_listener.heard, patience=self._settings.patience)
-        self._listener.start()
-
-    def stop(self) -> None:
-        if self._listener is not None:
-            self._listener.stop()
+    def listener(self, job_listener: JobListener) -> Listening:
+        return Listener(self._engine, self._channel, job_listener.heard, patience=self._settings.patience)

@@ -51,7 +51,6 @@ class Watchdog:
         self._loop_gone = loop_gone
         self._slow_after = slow_after
         self._abandon_after = kill_after - min(_EARLIER, kill_after / 2)
-        self._report_after: dict[int, float] = {}
         self.stacks_wanted: bool = False
         self._loop = Loop("watching the running jobs", self.step, name="sqla_jobs-watch")
 
@@ -70,8 +69,8 @@ class Watchdog:
         if self._events is not None and self._events.is_gone:
             self._loop_gone()
             return
-        running = {run_id: attempt for run_id, attempt in list(self._at_work.items()) if attempt.is_running}
-        for attempt in running.values():
+        running = [attempt for attempt in list(self._at_work.values()) if attempt.is_running]
+        for attempt in running:
             deadline = attempt.deadline  # read once: it rests while a step is stored
             if deadline is not None and now > deadline:
                 attempt.interrupt(TimedOut)
@@ -103,16 +102,15 @@ class Watchdog:
                 return str(attempt)
         return "something"
 
-    def _report(self, running: dict[int, Attempt]) -> None:
+    def _report(self, running: list[Attempt]) -> None:
         wanted, self.stacks_wanted = self.stacks_wanted, False
         if wanted:
             log.warning("%s running here", plural(len(running), "job"))
-        after = {run_id: self._report_after.get(run_id, self._slow_after) for run_id in running}
-        for run_id, attempt in running.items():
+        for attempt in running:
             seconds = time.monotonic() - (attempt.started_at or 0.0)
-            is_slow = seconds > after[run_id]
+            is_slow = seconds > max(self._slow_after, 2 * attempt.reported_after)
             if is_slow:
-                after[run_id] = 2 * seconds
+                attempt.reported_after = seconds
             if is_slow or wanted:
                 body = attempt.body
                 stack = "it has ended meanwhile" if body is None else body.stack()
@@ -122,4 +120,3 @@ class Watchdog:
                     seconds,
                     "\n".join(filter(None, (place_of(stack), stack))),
                 )
-        self._report_after = after

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from sqlalchemy.exc import ProgrammingError
 
@@ -78,8 +78,7 @@ class Worker(Service):
         """The parts, once they are at work."""
         self._undo = ExitStack()
         """What `stop` calls, the last first."""
-        self._is_started = False
-        self._is_stopped = False
+        self._state: Literal["new", "started", "stopped"] = "new"
         self._inside: _Inside | None = None
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
         """Starts and stops the worker in its own thread: the event loop's threads may all be busy with jobs."""
@@ -142,12 +141,12 @@ class Worker(Service):
 
         Raises `ConfigurationError` if there is no task or the tables do not fit this version of the library.
         """
-        if self._is_started:
+        if self._state != "new":
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         declarations = {name: self._jobs.tasks[name]._declaration for name in self._jobs.tasks.complete()}
         if any(one.secret for one in declarations.values()):
             self._jobs._keys.check_start()
-        self._is_started = True
+        self._state = "started"
         try:
             working_in(self._jobs._shard_name, partial(self._start, declarations))
         except BaseException:
@@ -216,9 +215,9 @@ class Worker(Service):
         If a part of this fails, the others follow, and the error is raised at the end. While the database is silent,
         this gives up after `grace` and 10 seconds, and a clock after 10 seconds more.
         """
-        if self._is_stopped or not self._is_started:
+        if self._state != "started":
             return
-        self._is_stopped = True
+        self._state = "stopped"
         self._stop_requested.set()
         working_in(self._jobs._shard_name, self._stop)
 
@@ -229,7 +228,7 @@ class Worker(Service):
 
     def _on_loop_gone(self) -> None:
         """Stop: coroutine tasks can no longer run, and the program that would stop this worker is gone."""
-        if not self._is_stopped and not self._stop_requested.is_set():
+        if self._state == "started" and not self._stop_requested.is_set():
             log.error(
                 "the event loop was closed while this worker ran in it: it stops, and gives back what it holds. "
                 "Close the loop after the block `async with jobs.worker(…)`"

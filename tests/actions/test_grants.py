@@ -17,6 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
 from sqla_jobs import ConfigurationError, JobMixin, Jobs, RunContext, Snooze, Unique
+from sqla_jobs.binds import Binds
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
 from tests import dashboard_shop, shop
@@ -217,7 +218,7 @@ class TestAnEnqueuer:
             assert plain.options(batch=outer, after=inner).enqueue(mine, n=4).state == "blocked"
 
     def test_is_told_who_may_use_a_command(self, enqueuer: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jobs, "_bound", None)
+        monkeypatch.setattr(jobs, "_binds", Binds())
         address = enqueuer.url.render_as_string(hide_password=False)
         words = ["enqueue", "tests.actions.test_grants:jobs", "plain", "{}", "--database-url", address]
         done = CliRunner().invoke(main, words)

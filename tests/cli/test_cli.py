@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, create_engine, func, insert, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
+from sqla_jobs.binds import Binds
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import PARKED
@@ -133,7 +134,7 @@ def command(
         with monkeypatch.context() as here:
             here.chdir(tmp_path)
             here.syspath_prepend(tmp_path)
-            here.setattr(jobs, "_bound", None)
+            here.setattr(jobs, "_binds", Binds())
             here.delenv("SQLA_JOBS_APP", raising=False)
             for name, value in {"DATABASE_URL": database_url, **environment}.items():
                 here.setenv(name, value)
@@ -141,7 +142,7 @@ def command(
                 sys.modules.pop(path.stem, None)
             with pytest.raises(SystemExit) as ended:
                 main(arguments, "sqla-jobs")
-            if jobs._bound is not None:
+            if jobs._binds.bind is not None:
                 jobs._binding().engine.dispose()
         printed = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.out, printed.err)
@@ -206,7 +207,7 @@ class TestWhichApplication:
     def test_an_address_that_cannot_be_used_is_named(
         self, monkeypatch: pytest.MonkeyPatch, address: str, named: str
     ) -> None:
-        monkeypatch.setattr(jobs, "_bound", None)
+        monkeypatch.setattr(jobs, "_binds", Binds())
         done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
         assert (done.exit_code, named in done.output, "tables" in done.output) == (1, True, False), done.output
 

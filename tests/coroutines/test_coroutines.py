@@ -168,8 +168,8 @@ def test_an_asynchronous_engine_may_be_bound(
     one, two = shop.write.enqueue(session, n=1), shop.write_plainly.enqueue(session, n=2)
     session.commit()
     assert drain() == 2
-    assert isinstance(jobs._bound, Engine)
-    jobs._bound.dispose()
+    assert isinstance(jobs._binds.bind, Engine)
+    jobs._binds.bind.dispose()
     assert outcomes(session, one.id) == outcomes(session, two.id) == ["succeeded"]
     assert effects(session) == [1, 2]
 

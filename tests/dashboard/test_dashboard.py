@@ -747,7 +747,6 @@ def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
 
 def test_the_command_can_be_for_looking_only(database: Engine) -> None:
     door = OneTimeToken("token")
-    door.open_on(8642)
     client = create_alone(jobs, door, user="ada", read_only=True).test_client()
     page = client.get("/?token=token", base_url="http://127.0.0.1:8642", follow_redirects=True)
     assert "read-only" in page.text

@@ -447,7 +447,7 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(
         wait_until(lambda: is_listening(place.direct))
         parts = worker._parts
         assert parts is not None
-        wait_until(lambda: parts._lookout.promote_at > time.monotonic() + 10)
+        wait_until(lambda: parts._services.lookout.promote_at > time.monotonic() + 10)
         with parts.claimer._plain_loop.stepping:
             """The first promotion is over."""
         with place.direct.begin() as user:

@@ -9,12 +9,12 @@ from sqlalchemy import Connection, func, select, text
 
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.limit_lock import Flush, Lock, LockUnflushed
+from sqla_jobs.queries.limit_lock import Flush, LockLimits, LockUnflushed
 from tests.queries.rows import limit, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
-LOCK, UNFLUSHED, FLUSH = (kind(Tables(jobs._models)) for kind in (Lock, LockUnflushed, Flush))
+LOCK, UNFLUSHED, FLUSH = (kind(Tables(jobs._models)) for kind in (LockLimits, LockUnflushed, Flush))
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 DAY = 86_400.0
 
