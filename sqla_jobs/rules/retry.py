@@ -55,6 +55,13 @@ def check_policy(policy: object) -> RetryPolicy:
     """Return the policy. Raises `DeclarationError` if a part of the policy could never take effect in a job."""
     is_awaited = inspect.iscoroutinefunction(policy) or isinstance(policy, tenacity.AsyncRetrying)
     if not isinstance(policy, tenacity.BaseRetrying | type) and callable(policy) and not is_awaited:
+        try:
+            inspect.signature(policy).bind(None, 1)
+        except TypeError as error:
+            raise DeclarationError(
+                f"retry={policy!r:.100} is called with the error and the number of the attempt ({error}): write a "
+                "function such as retry=lambda error, attempt: 10.0 if attempt < 5 else None"
+            ) from None
         return cast("RetryPolicy", policy)
     if not isinstance(policy, tenacity.BaseRetrying) or is_awaited:
         raise DeclarationError(

@@ -149,11 +149,15 @@ def test_a_delay_that_no_wait_could_have_is_refused(wrong: Any) -> None:
         delay(lambda error, attempt: wrong)
 
 
+def of_the_error_alone(error: BaseException) -> float:
+    return 1.0
+
+
 async def later(error: BaseException, attempt: int) -> float:
     return 1.0
 
 
-@pytest.mark.parametrize("policy", [3, later, Retrying, tenacity.AsyncRetrying()], ids=as_id)
+@pytest.mark.parametrize("policy", [3, later, of_the_error_alone, Retrying, tenacity.AsyncRetrying()], ids=as_id)
 def test_what_is_no_policy_is_refused(policy: object) -> None:
     with pytest.raises(DeclarationError):
         check_policy(policy)
