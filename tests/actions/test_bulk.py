@@ -122,8 +122,8 @@ def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, s
         "error": (Selection(error="100% BELOW_zero"), [1]),
         "no pattern": (Selection(error="100%below_zero"), []),
         "error type": (Selection(error="valueerror"), [1]),
-        "before": (Selection(before=now - timedelta(days=1)), [3]),
-        "after": (Selection(after=now - timedelta(days=1)), [1, 2]),
+        "before": (Selection(created_before=now - timedelta(days=1)), [3]),
+        "after": (Selection(created_after=now - timedelta(days=1)), [1, 2]),
         "both": (Selection(queues=("mail",), args={"number": 7}), []),
     }.values():
         found = session.scalars(select(MyJob.id).where(*selection.where(jobs._models)).order_by(MyJob.id))
