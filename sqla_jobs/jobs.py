@@ -410,8 +410,8 @@ class Jobs(Bound, Generic[J]):
             results=results or {},
             error=error,
             text=text,
-            before=created_before,
-            after=created_after,
+            created_before=created_before,
+            created_after=created_after,
             ended_before=ended_before,
             ended_after=ended_after,
         )

@@ -15,13 +15,13 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import JobMixin, ScheduleMixin
-from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap
+from sqla_jobs.models.types import MAX_ATTEMPTS, JobState
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.value_checks import check_json, check_name, check_text
-from sqla_jobs.tasks.enqueue import check_common
+from sqla_jobs.tasks.options import checked as check_options
 from sqla_jobs.tasks.registry import Tasks
-from sqla_jobs.tasks.schedule import jitter_of, one_of
+from sqla_jobs.tasks.schedule import ScheduleOptions
 
 FIELDS = ("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter")
 """The fields of a schedule that can be set, besides its name."""
@@ -139,10 +139,8 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     found["cron"], found["timezone"] = cron.text, cron.timezone
     task = found["task"]
     check_name("task", task)
-    check_common({"queue": found["queue"], "priority": found["priority"]})
-    found["catch_up"] = one_of(CatchUp, "catch_up", found["catch_up"])
-    found["overlap"] = one_of(Overlap, "overlap", found["overlap"])
-    found["jitter"] = jitter_of(found["jitter"])
+    options = {name: found[name] for name in FIELDS[4:]}
+    found |= check_options(ScheduleOptions, options, "the schedule", ArgumentsError)
     if not isinstance(found["args"], dict):
         raise ArgumentsError("the arguments must be a JSON object, such as {}")
     check_json("args", found["args"])

@@ -41,8 +41,8 @@ class Selection:
     results: Mapping[str, Any] = field(default_factory=dict[str, Any])
     error: str | None = None
     text: str | None = None
-    before: datetime | timedelta | None = None
-    after: datetime | timedelta | None = None
+    created_before: datetime | timedelta | None = None
+    created_after: datetime | timedelta | None = None
     ended_before: datetime | timedelta | None = None
     ended_after: datetime | timedelta | None = None
     schedules: tuple[int, ...] = ()
@@ -108,10 +108,10 @@ class Selection:
             found.append(_last_error_contains(models, self.error))
         if self.text is not None:
             found.append(_mentions(models, self.text, self.unsearched))
-        if self.before is not None:
-            found.append(job.created_at < by_server(self.before))
-        if self.after is not None:
-            found.append(job.created_at >= by_server(self.after))
+        if self.created_before is not None:
+            found.append(job.created_at < by_server(self.created_before))
+        if self.created_after is not None:
+            found.append(job.created_at >= by_server(self.created_after))
         if self.ended_before is not None:
             found.append(job.finished_at < by_server(self.ended_before))
         if self.ended_after is not None:
@@ -130,7 +130,7 @@ def selected(**given: Any) -> Selection:
             raise ArgumentsError(f"{name} must be a list, such as [{given[name]!r:.60}], got {given[name]!r:.60}")
     if wrong := {*given["states"]} - {*JobState}:
         raise ArgumentsError(f"states={min(wrong, key=str)!r:.60}: one of {', '.join(JobState)}")
-    for name in ("before", "after", "ended_before", "ended_after"):
+    for name in ("created_before", "created_after", "ended_before", "ended_after"):
         if isinstance(given[name], datetime) and given[name].utcoffset() is None:
             raise ArgumentsError(f"{name} must be a datetime with a time zone, or a timedelta, got {given[name]!r}")
     found: dict[str, Any] = {name: tuple(given[name]) for name in ("tasks", "queues")}
@@ -212,8 +212,10 @@ FILTERS = (
     Filter("result", "results", "A value in the result of a run; repeatable.", _read_pairs, "NAME=VALUE"),
     Filter("error", "error", "Part of the last run's error; case is ignored.", check_text),
     Filter("text", "text", "Part of arguments, headers, progress, a result or an error.", check_text),
-    Filter("newer_than", "after", "Enqueued after this time, such as 7d (7 days ago).", read_time, "TIME"),
-    Filter("older_than", "before", "Enqueued before this time, such as 2026-03-29T14:30 (UTC).", read_time, "TIME"),
+    Filter("newer_than", "created_after", "Enqueued after this time, such as 7d (7 days ago).", read_time, "TIME"),
+    Filter(
+        "older_than", "created_before", "Enqueued before this time, such as 2026-03-29T14:30 (UTC).", read_time, "TIME"
+    ),
     Filter("ended_within", "ended_after", "Ended after this time.", read_time, "TIME"),
     Filter("ended_before", "ended_before", "Ended before this time.", read_time, "TIME"),
 )

@@ -174,9 +174,9 @@ def _set(it: Changing, jobs: Jobs[Any], name: str, values: dict[str, Any]) -> No
     is_known = it.session.scalar(sa.select(jobs.Schedule.id).where(jobs.Schedule.name == check_text("name", name)))
     if is_known is None and {"task", "cron"} <= values.keys():
         declaration = jobs.tasks[values.pop("task")]._declaration
-        cron, args = values.pop("cron"), json.dumps(values.pop("args", {}))
-        options: Any = values | {"name": name}
-        schedule_actions.add(it, name, declared(declaration, cron, declaration.codec.decode(args), options).row())
+        cron, args = values.pop("cron"), declaration.codec.decode(json.dumps(values.pop("args", {})))
+        options: Any = values | {"name": name, "args": args}
+        schedule_actions.add(it, name, declared(declaration, cron, options, dict).row())
         click.echo(f"added {name}")
         return
     changed = schedule_actions.edit(it, name, values) if values else {}

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import ConfigDict, InstanceOf, SkipValidation, with_config
+from pydantic import AfterValidator, ConfigDict, InstanceOf, PlainValidator, SkipValidation, with_config
 from pydantic_core import from_json, to_jsonable_python
 from typing_extensions import TypedDict
 
@@ -48,6 +48,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 RESULT = "return"
 """The place to which the secrets of a task's result belong. No argument has this name."""
 
+_TaskName = Annotated[str, AfterValidator(partial(check_name, "a task name"))]
 _Limit = InstanceOf[ConcurrencyLimit] | InstanceOf[RateLimit]
 
 
@@ -55,7 +56,7 @@ _Limit = InstanceOf[ConcurrencyLimit] | InstanceOf[RateLimit]
 class TaskOptions(TypedDict, total=False):
     """The options of a task, given to `jobs.task`."""
 
-    name: str
+    name: _TaskName
     """The name stored with each job; by default the name of the function."""
     queue: QueueName
     """The queue of the task's jobs, by default `default`."""
@@ -69,10 +70,10 @@ class TaskOptions(TypedDict, total=False):
     to a crash does not count toward `max_attempts`. By default it does."""
     timeout: Annotated[float | timedelta | None, seconds("timeout", INSTANT)]
     """The time limit of one attempt, as a timedelta or in seconds. By default, only the worker's timeout applies."""
-    retry: SkipValidation[RetryPolicy]
+    retry: Annotated[RetryPolicy, PlainValidator(check_policy)]
     """The policy after an exception: a tenacity `Retrying`, or a function of the error and the number of the attempt
     that returns the time until the next attempt, or None for no retry. By default, waits grow up to an hour."""
-    aliases: Sequence[str]
+    aliases: Sequence[_TaskName]
     """Former names of the task, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
@@ -248,47 +249,45 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
 
     Raises `DeclarationError` with the cause and the remedy.
     """
-    signature = inspect_target(target)
-    if signature.is_lambda and "name" not in options:
+    signature, chosen = inspect_target(target), options.get("name")
+    if signature.is_lambda and chosen is None:
         raise DeclarationError(f"{signature.place} is a lambda, which has no name of its own: give it a name=")
-    if signature.is_closure and "name" not in options:
+    if signature.is_closure and chosen is None:
         raise DeclarationError(
             f"{signature.qualname} is a closure, which a worker finds only if importing the application creates "
             "it: give it a name= of its own, or move it to the top of a module"
         )
     parameters = signature.arguments.parameters
-    name = options.get("name", target.__name__)
-    given = checked(TaskOptions, options, f"{name!s:.60} ({signature.place})", DeclarationError)
+    name = target.__name__ if chosen is None else chosen
+    titled = f"{name!s:.60} ({signature.place})"
+    given = checked(TaskOptions, {**options, "name": name}, titled, DeclarationError)
     aliases, sensitive = tuple(given.get("aliases", ())), frozenset(given.get("sensitive", ()))
-    for word in (name, *aliases):
-        check_name("a task name", word, error=DeclarationError)
     if missing := sensitive - parameters.keys():
         known = ", ".join(parameters) or "none"
         raise DeclarationError(
-            f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
+            f"{titled}: sensitive={sorted(missing)} names no argument of {signature.qualname}; it takes: {known}"
         )
     encryption, secret = Encryption(keys, (name, *aliases)), secret_arguments(signature)
     if secret or holds_secret(_resolved(lambda: signature.result)):
         try:
             keys.check()
         except ConfigurationError as error:
-            raise DeclarationError(f"{name}: {error}") from None
+            raise DeclarationError(f"{titled}: {error}") from None
     sensitive |= secret
     codec = codec_of(name, signature, sensitive, encryption, secret)
     gates = gates_of(name, _limits(given), given.get("fair_by"), parameters, sensitive)
     opened = partial(encryption.arguments, secret) if secret else None
     unique = declared_rule(name, given.get("unique"), parameters, sensitive, opened)
-    _check_delay(name, given.get("delay"), unique)
+    _check_delay(titled, given.get("delay"), unique)
     if (follow_up := given.get("on_failure")) is not None:
-        given["on_failure"] = _follow_up(name, follow_up, job_class)
-    policy = given.get("retry")
+        given["on_failure"] = _follow_up(titled, follow_up, job_class)
     of_jobs = ("queue", "priority", "max_attempts", "max_lost", "delay", "on_failure")
     _refuse_types(name, codec, signature)
     return Declaration(
         name=name,
         signature=signature,
         codec=codec,
-        policy=DEFAULT_POLICY if policy is None else check_policy(policy),
+        policy=given.get("retry", DEFAULT_POLICY),
         timeout=given.get("timeout"),
         aliases=aliases,
         sensitive=sensitive,
@@ -298,8 +297,8 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
         defaults={"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS}
         | {option: given[option] for option in of_jobs if option in given},
         unique=unique,
-        lazy=_lazy(name, given.get("lazy", False), signature),
-        retention=own_retention(name, options["retention"]) if "retention" in options else NO_RETENTION,
+        lazy=_lazy(titled, given.get("lazy", False), signature),
+        retention=own_retention(titled, options["retention"]) if "retention" in options else NO_RETENTION,
     )
 
 

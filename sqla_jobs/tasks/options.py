@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
 
-from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.errors import JobsError
 from sqla_jobs.queries.values import PRIORITIES
 from sqla_jobs.rules.value_checks import check_queue, check_seconds
 from sqla_jobs.rules.wording import did_you_mean
@@ -41,7 +41,7 @@ def checked(kind: type[Any], options: Mapping[str, Any], whose: str, error: type
         return cast("dict[str, Any]", _adapter(kind).validate_python(given))  # type: ignore[arg-type]  # a class has a hash
     except ValidationError as wrong:
         message = _sentence(wrong, kind.__annotations__)
-    except ArgumentsError as wrong:
+    except JobsError as wrong:
         message = str(wrong)
     raise error(f"{whose}: {message}")
 

@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
+from pydantic import AfterValidator, ConfigDict, PlainValidator, with_config
+from typing_extensions import TypedDict
+
+from sqla_jobs.errors import DeclarationError
 from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.rules.value_checks import DAY, check_name, check_seconds
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import check_common
+from sqla_jobs.tasks.options import Priority, QueueName, checked
 
 if TYPE_CHECKING:
     from sqla_jobs.cron import Cron
 
 
+_Bind = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
 class ScheduleOptions(TypedDict, total=False):
     """The options of a schedule, given to `task.schedule`."""
 
-    name: str
+    name: Annotated[str, AfterValidator(partial(check_name, "a schedule name"))]
     """The schedule's name; by default the task's name. Each name makes a separate schedule."""
     timezone: str
     """An IANA time zone such as "Europe/Paris"; by default UTC."""
     args: Mapping[str, Any]
     """Values of the task's arguments, by name."""
-    queue: str
+    queue: QueueName
     """The queue of the schedule's jobs; by default the task's queue."""
-    priority: int
+    priority: Priority
     """The priority of the schedule's jobs, from -10 to 10; lower numbers run first. By default the task's priority."""
-    catch_up: CatchUp | Literal["skip", "latest", "all"]
+    catch_up: Annotated[CatchUp | Literal["skip", "latest", "all"], AfterValidator(str)]
     """Which ticks fire late if no clock ran in time: none, only the newest (the default), or all. At most the newest
     100 fire, the oldest of them first."""
-    overlap: Overlap | Literal["allow", "skip"]
+    overlap: Annotated[Overlap | Literal["allow", "skip"], AfterValidator(str)]
     """Whether a tick fires while the job of an earlier tick has not ended: "allow" (the default) or "skip"."""
-    jitter: float | timedelta
+    jitter: Annotated[float | timedelta, PlainValidator(partial(check_seconds, "jitter", most=DAY))]
     """The maximum random delay of each job after its tick, as a timedelta or in seconds. By default none."""
     enabled: bool
     """False declares the schedule as disabled. By default True."""
@@ -75,11 +83,9 @@ class Schedules(Mapping[str, Declared]):
     def __init__(self) -> None:
         self._by_name: dict[str, Declared] = {}
 
-    def declare(
-        self, declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions
-    ) -> None:
+    def declare(self, declaration: Declaration, cron: str, options: ScheduleOptions, bind: _Bind) -> None:
         """Add a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
-        one = declared(declaration, cron, arguments, options)
+        one = declared(declaration, cron, options, bind)
         other = self._by_name.get(one.name)
         if other is not None and other.rule != one.rule:
             raise DeclarationError(
@@ -98,43 +104,19 @@ class Schedules(Mapping[str, Declared]):
         return len(self._by_name)
 
 
-def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions) -> Declared:
-    """Check and return a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
+def declared(declaration: Declaration, cron: str, options: ScheduleOptions, bind: _Bind) -> Declared:
+    """Check and return a schedule, with the arguments that `bind` returns.
+
+    Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`.
+    """
     from sqla_jobs.cron import Cron  # imported late, since it imports croniter
 
-    unknown = options.keys() - ScheduleOptions.__annotations__.keys()
-    if unknown:
-        raise DeclarationError(
-            f"unknown schedule option {min(unknown)!r}; valid options: {', '.join(ScheduleOptions.__annotations__)}"
-        )
-    name = options.get("name", declaration.name)
-    check_name("a schedule name", name, error=DeclarationError)
-    defaults = declaration.defaults
-    values: dict[str, Any] = {
-        "queue": options.get("queue", defaults["queue"]),
-        "priority": options.get("priority", defaults["priority"]),
-        "catch_up": one_of(CatchUp, "catch_up", options.get("catch_up", "latest")),
-        "overlap": one_of(Overlap, "overlap", options.get("overlap", "allow")),
-        "jitter": jitter_of(options.get("jitter", 0.0)),
-        "enabled": options.get("enabled", True),
-    }
-    try:
-        check_common(values)
-    except ArgumentsError as error:
-        raise DeclarationError(f"schedule {name!r}: {error}") from None
-    one = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
+    given = checked(ScheduleOptions, options, f"the schedule of {declaration.titled}", DeclarationError)
+    defaults: dict[str, Any] = {"catch_up": "latest", "overlap": "allow", "jitter": 0.0, "enabled": True}
+    defaults |= {option: declaration.defaults[option] for option in ("queue", "priority")}
+    values = {option: given.get(option, default) for option, default in defaults.items()}
+    rule = Cron.parse(cron, given.get("timezone", "UTC"))
+    one = Declared(given.get("name", declaration.name), rule, declaration, bind(dict(given.get("args", {}))), values)
     if declaration.codec.is_resolvable:  # otherwise a name is defined later, and the clock checks the arguments
         one.row()
     return one
-
-
-def one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:
-    """Return the value of an option. Raises `ConfigurationError` unless it is one of `words`."""
-    if value not in list(words):
-        raise ConfigurationError(f"{option} must be one of {', '.join(words)}, got {value!r}")
-    return str(value)
-
-
-def jitter_of(jitter: object) -> float:
-    """Return a jitter in seconds. Raises `ConfigurationError`."""
-    return check_seconds("jitter", jitter, most=DAY, error=ConfigurationError)

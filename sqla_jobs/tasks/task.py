@@ -546,10 +546,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
 
         Operators may change the row, and code does not undo their changes.
 
-        Raises `ConfigurationError` for an invalid rule, time zone or option value; `ArgumentsError` for arguments that
-        do not fit the task; `DeclarationError` for an unknown option, and for a name that another schedule has.
+        Raises `ConfigurationError` for an invalid rule or time zone; `ArgumentsError` for arguments that do not fit the
+        task; `DeclarationError` for an invalid option, and for a name that another schedule has.
         """
-        self._schedules.declare(self._declaration, cron, self._bind((), dict(options.get("args", {}))), options)
+        self._schedules.declare(self._declaration, cron, options, partial(self._bind, ()))
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"

@@ -241,6 +241,12 @@ class TestWhere:
         with pytest.raises(ArgumentsError):
             wrong(session)
 
+    @pytest.mark.parametrize("name", ["created_before", "created_after", "ended_before", "ended_after"])
+    def test_a_time_without_a_time_zone_is_refused_by_the_name_of_its_option(self, name: str) -> None:
+        times: Any = {name: datetime(2030, 1, 1)}  # noqa: DTZ001
+        with pytest.raises(ArgumentsError, match=f"^{name} must be a datetime with a time zone"):
+            jobs.select(**times)
+
 
 class TestPause:
     def test_a_pause_that_is_rolled_back_pauses_nothing(self, session: Session) -> None:

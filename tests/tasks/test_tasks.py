@@ -405,6 +405,7 @@ class TestNames:
         {"aliases": [5]},
         {"sensitive": ["email", "password"]},
         {"retry": 3},
+        {"on_failure": 3},
         {"delay": 30, "unique": Unique("email", on_conflict="replace", max_delay=10)},
         {"retention": {"succeeded": "delete"}},
         {"delays": 5},
@@ -412,10 +413,11 @@ class TestNames:
     ids=as_id,
 )
 def test_each_option_is_checked_when_the_task_is_declared(jobs: Jobs[JobMixin], options: dict[str, Any]) -> None:
-    with pytest.raises(DeclarationError, match=next(iter(options))):
+    with pytest.raises(DeclarationError, match=rf"^(send)? \(tests\.tasks\..*\.py:\d+\)\): .*{next(iter(options))}"):
         jobs.task(**options)(send)
-    with pytest.raises(DeclarationError, match="task name"):
-        jobs.task(aliases=[""])(send)
+    for wrong in ({"aliases": [""]}, {"name": "x" * 201}):
+        with pytest.raises(DeclarationError, match=r"\.py:\d+\)\): a task name must be"):
+            jobs.task(**wrong)(send)
     assert len(jobs.tasks) == 0
 
 

@@ -21,6 +21,7 @@ from sqla_jobs import (
     TaskOptions,
     Unique,
 )
+from sqla_jobs.encryption import Encrypted
 from sqla_jobs.testing import assert_enqueued, drain, make_job, run_job
 
 P = ParamSpec("P")
@@ -131,6 +132,34 @@ def wrong_options(session: Session) -> None:
     jobs.worker("default", threads=4)  # error
 
 
+@jobs.task
+def log_in(user: str, password: Encrypted[str]) -> Encrypted[str]:
+    return password
+
+
+def wrong_secrets(session: Session) -> None:
+    log_in.enqueue(session, "ada", password=7)  # error
+    log_in("ada", password=b"secret")  # error
+    log_in.result(7) + 1  # error
+
+
+def wrong_changes(session: Session) -> None:
+    jobs.select(state="failed")  # error
+    jobs.select(states=[3])  # error
+    jobs.select(created_before="yesterday")  # error
+    jobs.retry(session, where="failed")  # error
+    jobs.retry(session, where=jobs.select(), kill=True)  # error
+    jobs.retry(session, "7")  # error
+    jobs.erase(session, where={"args": {"customer": 17}})  # error
+    jobs.cancel(session, 7) + 1  # error
+
+
+def wrong_numbers(session: Session) -> None:
+    send_email.enqueue_many(session, []) + 1  # error
+    drain(session, jobs) + 1  # error
+    drain(session, jobs).runs = 1  # error
+
+
 def wrapped(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R, MyJob]]:
     return jobs.task(**options)
 
@@ -205,6 +234,8 @@ async def wrong_coroutines(session: Session, asession: AsyncSession, run: AsyncR
     await asession.run_sync(jobs.cancel, "7")  # error
     await run_job(asession, ping)(uri="x")  # error
     await run_job(session, archive)(order=Order())  # error
+    ping.options(batch=run.batch)  # error
+    (await run.sleep("rest")) + 1  # error
 
 
 def wrong_steps(session: Session, asession: AsyncSession, run: RunContext) -> None:

@@ -209,6 +209,7 @@ async def awaited_steps(session: AsyncSession, run: AsyncRunContext, order: Orde
     assert_type(await run.step("charge", charge_later, order, cents=5, note="x"), Receipt)
     await run.sleep("rest", 5)
     assert_type(await run.wait_for("approved", Receipt, timeout=None), Receipt)
+    fetch.options(batch=await run.batch)
     assert_type(await session.run_sync(jobs.signal, 7, "approved", Receipt(5)), bool)
 
 
