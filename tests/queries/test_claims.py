@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
+from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.values import EVERYWHERE, PRIORITIES, Among
 from tests.queries.rows import assert_claimed, queued, queued_again, register
@@ -46,6 +47,12 @@ def test_a_claim_is_written_in_full(connection: Connection) -> None:
     again, me = queued_again(connection), register(connection)
     (lease,) = QUERIES.claim(connection, me, {"default": 1}, ["mark"])
     assert_claimed(connection, lease, again, me)
+
+
+@pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])
+def test_attempts_are_counted_as_far_as_numbers_go(connection: Connection, before: int, after: int) -> None:
+    queued(connection, attempt=before)
+    assert [job.attempt for job in claim(connection)] == [after]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +207,14 @@ class TestIsDue:
         queued(connection, state=state, gates=["#a"])
         assert self.is_due(connection) == (state == "scheduled")
 
+    @pytest.mark.parametrize(("paused", "name"), [(Queue, "mail"), (PausedTask, "wait")])
+    def test_a_pause_keeps_its_queue_or_task(self, connection: Connection, state: str, paused: Any, name: str) -> None:
+        connection.execute(insert(paused).values(name=name, paused_at=func.now()))
+        queued(connection, state=state, task="wait", queue="mail")
+        assert not self.is_due(connection)
+        queued(connection, state=state)
+        assert self.is_due(connection)
+
     @LIMITING
     def test_what_is_limited_is_not_for_a_plain_claim_but_is_promoted(
         self, connection: Connection, state: str, values: dict[str, Any], is_limited: bool
@@ -249,6 +264,14 @@ class TestPoll:
     def test_one_that_it_queues_itself(self, connection: Connection) -> None:
         queued(connection, state="scheduled")
         assert not self.is_more(connection)
+
+    @pytest.mark.parametrize(("paused", "name"), [(Queue, "mail"), (PausedTask, "wait")])
+    def test_a_pause_keeps_its_queue_or_task(self, connection: Connection, paused: Any, name: str) -> None:
+        connection.execute(insert(paused).values(name=name, paused_at=func.now()))
+        queued(connection, task="wait", queue="mail")
+        assert not self.is_more(connection)
+        queued(connection)
+        assert self.is_more(connection)
 
     def test_it_says_whether_jobs_wait_behind_gates(self, connection: Connection) -> None:
         queued(connection)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sqla_jobs.rules.fitting import Takes
@@ -9,6 +11,20 @@ from sqla_jobs.rules.fitting import Takes
 OLD = Takes(("to",), ("cc", "bcc"), "d1")
 NEW = Takes(("to", "text"), (), "d2")
 NONE = Takes((), (), "")
+
+
+@pytest.mark.parametrize(
+    ("takes", "shown", "text"),
+    [
+        (OLD, {"required": ["to"], "optional": ["cc", "bcc"], "types": "d1"}, "to, cc=…, bcc=…"),
+        (NEW, {"required": ["to", "text"], "optional": [], "types": "d2"}, "to, text"),
+        (NONE, {"required": [], "optional": [], "types": ""}, ""),
+    ],
+)
+def test_what_a_task_takes_is_written_and_read(takes: Takes, shown: dict[str, Any], text: str) -> None:
+    assert takes.shown() == shown
+    assert Takes.read(shown) == takes
+    assert str(takes) == text
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
-from sqla_jobs.rules.keys import key_in, number_alike
+from sqla_jobs.rules.keys import KeyOf, argument_names, key_in, number_alike
+
+
+def of_all(arguments: Mapping[str, Any]) -> Any:
+    return arguments
 
 
 @pytest.mark.parametrize(
@@ -19,6 +26,13 @@ from sqla_jobs.rules.keys import key_in, number_alike
 )
 def test_whole_numbers_are_one_key_however_they_are_written(key: str, alike: str) -> None:
     assert number_alike(key) == alike
+
+
+@pytest.mark.parametrize(
+    ("key", "names"), [("user", ("user",)), (["user", "day"], ("user", "day")), ((), ()), (of_all, ())]
+)
+def test_a_key_names_arguments(key: KeyOf, names: tuple[str, ...]) -> None:
+    assert argument_names("key", key) == names
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from sqla_jobs.rules.limits import (
     holds_a_place,
     key_text,
     named_on_command_line,
+    ordered_gate,
     spell_alike,
     split_between,
     titled,
@@ -212,3 +213,10 @@ def test_a_gate_is_told_to_people_with_its_kind_and_named_to_the_command(
     assert titled(gate) == title
     assert named_on_command_line(gate) == command
     assert holds_a_place(gate) == has_places
+
+
+@pytest.mark.parametrize(
+    ("listed", "ordered"), [([], None), (["#a", "~a=1"], None), (["#!", "%a", "!a=1", "~a=1"], "!a=1")]
+)
+def test_the_gate_that_orders_jobs_is_the_one_with_an_exclamation_mark(listed: list[str], ordered: str | None) -> None:
+    assert ordered_gate(listed) == ordered
