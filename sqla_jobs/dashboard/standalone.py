@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from typing import Any
 
 from flask import Flask, Response, abort, redirect, request
@@ -18,8 +17,7 @@ class OneTimeToken:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self._unused = True
-        self._lock = threading.Lock()
+        self._unused = {token}
         self._session = secrets.token_urlsafe(32)
 
     def let_in(self) -> Any:
@@ -30,15 +28,21 @@ class OneTimeToken:
         given = request.args.get("token")
         if given is None or request.method != "GET":
             return None
-        with self._lock:
-            fits = secrets.compare_digest(given.encode(), self.token.encode()) and self._unused
-            self._unused = self._unused and not fits
+        fits = secrets.compare_digest(given.encode(), self.token.encode()) and self._is_first()
         if not fits and not self.is_inside():
             abort(403, "This address has been used already, or was not copied whole. Start the dashboard anew.")
         response = redirect("/", 303)
         if fits:
             response.set_cookie(_cookie(), self._session, httponly=True, samesite="Strict", path="/")
         return response
+
+    def _is_first(self) -> bool:
+        """Return whether this is the first use of the token. `set.pop` lets only one of several threads be it."""
+        try:
+            self._unused.pop()
+        except KeyError:
+            return False
+        return True
 
     def is_inside(self) -> bool:
         """Return whether this browser has been let in."""

@@ -27,6 +27,7 @@ from sqla_jobs.database.per_engine import PerEngine
 from sqla_jobs.database.sharding import in_shard_of
 from sqla_jobs.database.subscribers import SCHEDULES, notify_here
 from sqla_jobs.rules.error_text import message_of
+from sqla_jobs.rules.every import Every
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
@@ -36,6 +37,8 @@ _IDLE = 30.0
 """After this many seconds without a message, the thread and the connection end. The next message starts new ones."""
 _PATIENCE = 10.0
 """Seconds of silence after which the server is considered unavailable."""
+_WARN_AGAIN = 60.0
+"""Seconds between warnings that no message can be sent."""
 _EXIT = 1.0
 """How many seconds a program that ends right after its commit may spend on the last message."""
 
@@ -132,8 +135,7 @@ class _Notifier:
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
         self._hopeless_until = 0.0
-        self._fails = False
-        """True from the first message that cannot be sent until the next one that is sent."""
+        self._warning = Every(_WARN_AGAIN)
 
     def send(self, app: sa.Engine, channel: str, queue: str) -> None:
         """Send a message soon, over a connection like those of `app`. Return immediately, and never raise.
@@ -179,7 +181,6 @@ class _Notifier:
             try:
                 if messages:
                     _send(engine, messages)
-                    self._fails = False
             except Exception as error:  # noqa: BLE001 - sending may raise anything too
                 self._failed(error)
             with self._lock:
@@ -189,9 +190,8 @@ class _Notifier:
         engine.dispose()
 
     def _failed(self, error: Exception) -> None:
-        level = logging.DEBUG if self._fails else logging.WARNING
+        level = logging.WARNING if self._warning.is_over() else logging.DEBUG
         log.log(level, "workers are not told of committed jobs, and find them by polling: %s", message_of(error))
-        self._fails = True
 
     def _take(self) -> set[tuple[str, str]]:
         with self._lock:

@@ -70,8 +70,6 @@ class Attempt:
     """The task's session, if it takes one."""
     make_steps: Callable[[Attempt], Steps] | None = None
     """Creates the run's steps. `None` until the task's code is called."""
-    steps: Steps | None = None
-    """The run's steps, once the task has used them."""
     suspended: RunEnd | None = None
     """The end of a run that sleeps or waits for a signal. It was stored together with the sleep or wait."""
     _undisturbed: int = 0
@@ -211,11 +209,10 @@ class Attempt:
         if self.progressed is not None:
             self.progressed()
 
-    def begin_steps(self) -> Steps:
-        """Return the run's steps. Raises `JobsError` outside the task's own code."""
-        if self.steps is None:
-            self.steps = no_steps() if self.make_steps is None else self.make_steps(self)
-        return self.steps
+    @cached_property
+    def steps(self) -> Steps:
+        """The run's steps. Raises `JobsError` outside the task's own code."""
+        return no_steps() if self.make_steps is None else self.make_steps(self)
 
     def ended(self, outcome: Outcome) -> RunEnd:
         """Return the `RunEnd` of this attempt, which ends now with this outcome."""

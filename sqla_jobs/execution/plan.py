@@ -263,7 +263,7 @@ def context_of(attempt: Attempt) -> RunContext:
             resources=attempt.resources,
             _upstream=attempt.upstream,
             _publish=attempt.publish,
-            _begin_steps=attempt.begin_steps,
+            _begin_steps=lambda: attempt.steps,
             _cancelling=attempt.cancelling,
         )
     return attempt.context

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -26,6 +25,7 @@ from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.queries.begin import has_written
 from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.steps import NewStep
+from sqla_jobs.rules.every import Every
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 _AGAIN = (1.0, 2.0)
@@ -172,7 +172,7 @@ class WorkerTransactions:
         self._queries = queries
         self._lease = lease
         self._patience = patience
-        self._say_again_at = 0.0
+        self._warning = Every(_SAY_AGAIN)
         _listen_to_sessions()
 
     @contextmanager
@@ -295,10 +295,7 @@ class WorkerTransactions:
 
     def _logged(self, error: NotBegun) -> NotBegun:
         """Log the error, which many jobs may meet: as a warning at most once a minute, otherwise at DEBUG."""
-        now = time.monotonic()
-        level = logging.DEBUG
-        if now >= self._say_again_at:
-            level, self._say_again_at = logging.WARNING, now + _SAY_AGAIN
+        level = logging.WARNING if self._warning.is_over() else logging.DEBUG
         log.log(level, "transactional tasks get no transaction; their jobs wait, using no attempt: %.500s", error)
         return error
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.values import Among, Promotion
+from sqla_jobs.rules.every import Every
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
@@ -55,7 +56,7 @@ class Promoter:
         self._settings = settings
         self._set_aside = set_aside
         self.tasks = tasks
-        self._report_at = 0.0
+        self._reporting = Every(_REPORT)
         self._reported: set[str] = set()
 
     def expect(self, delay: float) -> bool:
@@ -89,8 +90,7 @@ class Promoter:
         self._due_at = now + promotion.due_in
         with self._planning:  # `expect` may have been called in the meantime
             self.at = min(self.at, self._due_at)
-        if now >= self._report_at:
-            self._report_at = now + _REPORT
+        if self._reporting.is_over():
             self._report_unknown()
         return promotion, is_news
 

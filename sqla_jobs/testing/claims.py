@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
@@ -133,6 +133,14 @@ def expire_rows(jobs: Jobs[Any], session: Session) -> None:
             session.expire(entity)
 
 
+class _Part(NamedTuple):
+    """What of a run a savepoint covers: all of it, or one step."""
+
+    savepoint: SessionTransaction
+    changes_before: int
+    """The number of changed rows in the test's transaction when the savepoint began."""
+
+
 class Savepoints:
     """The transactions of runs in tests: savepoints in the test's transaction. They change no connection settings."""
 
@@ -164,12 +172,12 @@ class Savepoints:
         self._renew()
         try:
             yield self._session
-            savepoint = self._savepoint
+            savepoint = self._part.savepoint
             if savepoint.is_active:
                 savepoint.commit()
         except BaseException:
-            if self._is_open(self._savepoint):
-                self._savepoint.rollback()
+            if self._is_open(self._part.savepoint):
+                self._part.savepoint.rollback()
             raise
         finally:
             self._is_inside = False
@@ -177,14 +185,14 @@ class Savepoints:
     def has_written(self, session: Session) -> bool:
         """Return whether the session has unflushed changes, or rows have been changed since the savepoint began."""
         is_changed = session.new or session.deleted or any(map(session.is_modified, session.dirty))
-        return bool(is_changed) or is_waiting(session) or self._changes() != self._changes_before
+        return bool(is_changed) or is_waiting(session) or self._changes() != self._part.changes_before
 
     def commit_part(self, session: Session, step: NewStep) -> str | None:
         """Store the row of the step, release the savepoint, and begin another. Return the result as stored."""
         write_now(session)
         self.check_constraints()
         result = self._queries.steps.record_in_session(self._connection, step)
-        self._go_on(self._savepoint.commit)
+        self._go_on(self._part.savepoint.commit)
         return result
 
     def commit(self, session: Session, end: RunEnd) -> None:
@@ -195,7 +203,7 @@ class Savepoints:
 
     def undo_part(self, session: Session) -> None:
         """Roll the savepoint back, and begin another."""
-        self._go_on(self._savepoint.rollback)
+        self._go_on(self._part.savepoint.rollback)
 
     @contextmanager
     def outside(self) -> Generator[sa.Connection]:
@@ -204,7 +212,7 @@ class Savepoints:
             with self._session.begin_nested():
                 yield self._connection
             return
-        self._savepoint.commit()
+        self._part.savepoint.commit()
         try:
             with self._session.begin_nested():
                 yield self._connection
@@ -217,7 +225,7 @@ class Savepoints:
         yield self._connection
 
     def _go_on(self, end: Callable[[], None]) -> None:
-        if self._is_open(self._savepoint):
+        if self._is_open(self._part.savepoint):
             end()
         if self._session.expire_on_commit:
             self._session.expire_all()
@@ -226,9 +234,8 @@ class Savepoints:
             read_anew(self._session)
 
     def _renew(self) -> None:
-        self._savepoint = self._session.begin_nested()
+        self._part = _Part(self._session.begin_nested(), self._changes())
         self._is_inside = True
-        self._changes_before = self._changes()
 
     def _changes(self) -> int:
         return int(self._connection.scalar(_CHANGES) or 0)

@@ -16,6 +16,7 @@ from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.undelivered import Undelivered
 from sqla_jobs.queries.values import Claimed, RunEnd, read_headers
+from sqla_jobs.rules.every import Every
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.runtime.loop import Loop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
@@ -59,7 +60,7 @@ class EventDelivery:
         self._waiting = deque[RunEvent]()
         self._delivered: list[int] = []
         """Run ids of attempts whose marks are to be removed."""
-        self._say_at = 0.0
+        self._saying = Every(_SAY_AGAIN)
         self._look_at = 0.0 if self._guaranteed else math.inf
         what = "delivering events of failed and lost attempts"
         self._loop = Loop(what, self.step, name="sqla_jobs-events", finishes=True)
@@ -98,8 +99,7 @@ class EventDelivery:
             self._loop.tell()
 
     def _say_dropped(self) -> None:
-        if (now := time.monotonic()) >= self._say_at:
-            self._say_at = now + _SAY_AGAIN
+        if self._saying.is_over():
             log.warning("%d events wait for their handlers; new ones are dropped, or delivered later if failed", _MOST)
 
     def step(self) -> float:

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 from sqla_jobs.queries import Among, Claimed
@@ -51,7 +52,7 @@ class GroupWalk(Lane):
         self.ended: deque[Gates] = deque(maxlen=_HINTS)
         """The groups of jobs that have ended since the last claim."""
         self._round = _Round()
-        self._is_plain_first = False
+        self._is_plain_first = cycle((True, False))
         self._small_at = 0.0
         """Before this time, by `time.monotonic()`, the limits lock is not worth taking for only a few jobs."""
 
@@ -148,5 +149,4 @@ class GroupWalk(Lane):
         """
         if self._queue not in self._backfill.limits.queues:
             return claims[:1]
-        self._is_plain_first = not self._is_plain_first
-        return claims[::-1] if self._is_plain_first else claims
+        return claims[::-1] if next(self._is_plain_first) else claims

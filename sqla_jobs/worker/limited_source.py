@@ -12,6 +12,7 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.queries.claim_limited import Gates
+from sqla_jobs.rules.every import Every
 from sqla_jobs.rules.limits import holds_a_place
 from sqla_jobs.worker.backfill import Backfill
 from sqla_jobs.worker.group_walk import GroupWalk
@@ -54,7 +55,7 @@ class LimitedSource:
         """The freed places that no job has taken here and of which other workers have not been told."""
         self._tell_at = 0.0
         """When other workers may be told again, by `time.monotonic()`."""
-        self._poll_at = 0.0
+        self._polling = Every(_POLLS * services.settings.poll)
         self.lanes: Sequence[GroupWalk] = [
             GroupWalk(services, backfill, tuple(tasks), backlog) for backlog in services.backlogs
         ]
@@ -86,9 +87,7 @@ class LimitedSource:
 
     def poll(self) -> None:
         """Every four polls, look at some groups to make up for lost messages."""
-        now = time.monotonic()
-        if now >= self._poll_at:
-            self._poll_at = now + _POLLS * self._services.settings.poll
+        if self._polling.is_over():
             for walk in self.lanes:
                 walk.poll()
             self.lanes[0].wake()

@@ -22,6 +22,7 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.queries.delete_jobs import Place, Removal
 from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.rules.every import Every
 from sqla_jobs.rules.retention import AUDIT, TICKS, Rule
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.loop import Loop
@@ -69,10 +70,10 @@ class Pruner:
         self._rules = rules
         self._looked_at: dict[Rule, Place] = {}
         """For each rule, the place where the search for jobs of graphs or tasks continues."""
-        self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
+        self._forgetting = Every(_FROM_THE_BEGINNING, first_in=_FROM_THE_BEGINNING)
         self._refused: set[tuple[str, int]] = set()
         self._logged: set[tuple[str, int]] = set()
-        self._try_again_at = 0.0
+        self._trying_again = Every(_TRY_AGAIN)
         self._next_run: int | None = None
         """The search for runs without a job continues after this run id."""
         self._loop = Loop("pruning", self.step, name="sqla_jobs-pruner")
@@ -87,15 +88,13 @@ class Pruner:
 
     def step(self) -> float:
         """Delete the rows that are old by now. Return when to look again."""
-        if time.monotonic() > self._try_again_at:
+        if self._trying_again.is_over():
             self._refused.clear()
-            self._try_again_at = time.monotonic() + _TRY_AGAIN
             self._where_allowed("start", self._forget_starts)
         with self._transaction() as session:
             references = self._removal.references(session)
-        if time.monotonic() > self._forget_at:
+        if self._forgetting.is_over():
             self._looked_at.clear()
-            self._forget_at = time.monotonic() + _FROM_THE_BEGINNING
         for name, kept in self._retention.items():
             rows = OldRows(self._leftovers, name, kept)
             self._where_allowed(rows.name, partial(self._prune_all, rows))

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from sqla_jobs.execution.held_job import Attempt
+from sqla_jobs.rules.every import Every
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_WARN_AGAIN = 60.0
+"""Seconds between warnings that a thread could not be started."""
 _SHORT = "queue %s runs with only %d threads, and tries every second to start another: %s; ulimit -u may be too low"
 
 
@@ -26,8 +29,7 @@ class Threads:
         self._lock = threading.Lock()
         self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._is_short = False
-        """True from the first failure to start a thread until one is started."""
+        self._warning = Every(_WARN_AGAIN)
         self._idle = 0
         """The number of waiting threads, minus the number of jobs that are queued for a thread."""
 
@@ -47,12 +49,9 @@ class Threads:
         try:
             thread.start()
         except RuntimeError as error:
-            log.log(logging.DEBUG if self._is_short else logging.WARNING, _SHORT, self._name, len(self._threads), error)
-            self._is_short = True
+            level = logging.WARNING if self._warning.is_over() else logging.DEBUG
+            log.log(level, _SHORT, self._name, len(self._threads), error)
             return False
-        if self._is_short:
-            log.info("queue %s can start threads again", self._name)
-        self._is_short = False
         self._threads.append(thread)
         return True
 

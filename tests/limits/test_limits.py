@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.limit_lock import Lock
+from sqla_jobs.queries.limit_lock import LockLimits
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -53,7 +53,7 @@ def test_a_rate_goes_on_at_its_rate_after_the_servers_clock_was_set_back(databas
     enqueue(database, shop.rated, ({"n": n} for n in range(16)))
     with jobs.worker({"default": 8}, clock=False), Session(database) as session:
         wait_until(lambda: states(database)["succeeded"] >= 6)
-        Lock(Tables(jobs._models)).run(session)
+        LockLimits(Tables(jobs._models)).run(session)
         session.execute(text("UPDATE sqla_starts SET started_at = started_at + interval '1 hour'"))
         session.commit()
         wait_until(lambda: left(database) == 0, timeout=20)
