@@ -52,7 +52,6 @@ ORDER BY 1, 2
 """All that an application has in a database, in the server's words."""
 
 VARIANTS: dict[str, dict[str, str]] = {
-    "plain": {},
     "schema": {"options": 'schema="ops"'},
     "all": {"options": 'prefix=""', "metadata": 'schema="Our Shop", naming_convention=CONVENTION'},
 }
@@ -188,7 +187,6 @@ def test_a_downgrade_after_a_merge_undoes_what_the_docs_say(merged: Application)
 @pytest.mark.parametrize(
     ("variant", "way"),
     [
-        ("plain", by_the_branch),
         ("all", by_the_branch),
         ("all", by_revisions_of_its_own),
     ],
@@ -304,10 +302,9 @@ def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Appl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["", "schema='ops', prefix='x_'"])
-def test_autogenerate_makes_the_tables(options: str, tmp_path: Path, database_url: str) -> None:
+def test_autogenerate_makes_the_tables(tmp_path: Path, database_url: str) -> None:
     app = Application(tmp_path, database_url)
-    app.write_shop(more=JOBS.format(options=options))
+    app.write_shop(more=JOBS.format(options="schema='ops', prefix='x_'"))
     app.begin_history(configure="include_schemas=True")
     execute(database_url, "CREATE SCHEMA ops")
     app.alembic("revision", "--autogenerate", "-m", "everything")
