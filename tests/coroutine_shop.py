@@ -149,16 +149,6 @@ async def ask_all(answers: list[str]) -> None:
 
 
 @jobs.task(timeout=0.3, max_attempts=1)
-async def overrun(session: AsyncSession, n: int) -> None:
-    session.add(Effect(n=n))
-    await session.flush()
-    try:
-        await asyncio.sleep(60)
-    finally:
-        seen.append("finally")
-
-
-@jobs.task(timeout=0.3, max_attempts=1)
 async def deaf(session: AsyncSession, order: Order, seconds: float) -> None:
     """Holds a row locked and lets no CancelledError through."""
     order.status = "held"

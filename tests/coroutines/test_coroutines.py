@@ -88,17 +88,6 @@ def test_two_thousand_sleeping_coroutines_take_no_threads(session: Session) -> N
 
 
 @pytest.mark.slow
-def test_a_coroutine_that_takes_too_long_is_cancelled_and_cleans_up(session: Session) -> None:
-    one = shop.overrun.enqueue(session, n=1)
-    session.commit()
-    drain()
-    (run,) = job(session, one.id).runs
-    assert (run.outcome, run.error_type) == ("failed", "TimeoutError")
-    assert "in overrun" in (run.traceback or "")
-    assert (seen, effects(session)) == (["finally"], [])
-
-
-@pytest.mark.slow
 def test_a_cancel_ends_a_running_coroutine(session: Session) -> None:
     one = shop.wait_for_cancel.enqueue(session, n=1)
     session.commit()

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -301,15 +300,6 @@ def test_the_prefix_alone_leads_to_the_page_below_it(database: Engine, name: str
 def test_the_environment_of_the_process_moves_no_dashboard(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "SCRIPT_NAME", "/elsewhere")
     assert 'href="/jobs/schedules"' in in_fastapi().get("/jobs/").text
-
-
-def test_it_reads_through_the_synchronous_twin_of_an_asynchronous_engine(database: Engine, session: Session) -> None:
-    engine = create_async_engine(database.url)
-    jobs.bind(engine)
-    with session.begin():
-        session.add(jobs.Queue(name="of asyncio", paused_at=datetime.now(UTC)))
-    assert "of asyncio" in in_fastapi().get("/jobs/").text
-    jobs._binding().engine.dispose()
 
 
 def test_an_error_of_the_database_is_a_page(engine: Engine) -> None:

@@ -53,14 +53,3 @@ def test_what_is_asked_for_once_is_called_once_and_again_in_the_next_transaction
             on_commit(session, jobs.Job, partial(called.append, call), once=name)
         session.commit()
     assert called == ["once", "other"] * 2
-
-
-def test_one_that_raises_stops_neither_the_others_nor_the_commit(
-    session: Session, caplog: pytest.LogCaptureFixture
-) -> None:
-    session.connection()
-    on_commit(session, jobs.Job, lambda: called.remove("nothing"))
-    ask(session, "other")
-    session.commit()
-    assert called == ["other"]
-    assert "a callback after a commit raised" in caplog.text

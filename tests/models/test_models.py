@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, Text, inspect, select, text
+from sqlalchemy import ForeignKey, Text, inspect, select, text
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -104,14 +103,6 @@ def test_a_state_of_a_later_version_loads_as_plain_text(session: Session) -> Non
     assert type(job.state) is str
 
 
-def test_a_plain_insert_is_a_valid_enqueue(session: Session, engine: Engine) -> None:
-    session.execute(text("""INSERT INTO sqla_jobs (task, args) VALUES ('double', '{"n": 21}')"""))
-    session.commit()
-    assert jobs.worker(bind=engine).drain() == 1
-    job = session.scalars(select(jobs.Job)).one()
-    assert (job.state, [run.result for run in job.runs]) == ("succeeded", [42])
-
-
 def test_every_column_but_task_and_args_has_a_default_in_the_server() -> None:
     def required(model: type[Any]) -> set[str]:
         columns = inspect(model).columns.items()
@@ -122,15 +113,3 @@ def test_every_column_but_task_and_args_has_a_default_in_the_server() -> None:
     assert required(jobs.Schedule) == {"name", "task", "cron"}
     assert required(jobs.Process) == set()
     assert required(jobs.Queue) == {"name"}
-
-
-@pytest.mark.slow
-def test_a_plain_insert_with_a_time_ahead_is_not_run_before_it(session: Session, engine: Engine) -> None:
-    later = datetime.now(UTC) + timedelta(hours=1)
-    insert = text("""INSERT INTO sqla_jobs (task, args, run_at) VALUES ('double', '{"n": 21}', :run_at)""")
-    session.execute(insert, {"run_at": later})
-    session.commit()
-    assert jobs.worker(bind=engine).drain() == 0
-    job = session.scalars(select(jobs.Job)).one()
-    assert (job.state, job.run_at) == ("scheduled", later)
-    assert drain(session, jobs, ahead=timedelta(hours=2)) == 1

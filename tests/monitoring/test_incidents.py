@@ -222,17 +222,6 @@ def test_a_blocked_event_loop_is_reported_with_the_line(
     assert not any("event loop" in about for about in doctor())
 
 
-def test_a_limit_that_an_operator_closed_is_no_warning_while_nothing_waits(database: Engine, session: Session) -> None:
-    jobs.set_limit(session, remind, rate=0, per=60)
-    session.commit()
-    session.execute(text("UPDATE sqla_limits SET changed_at = changed_at - interval '25 h'"))
-    session.commit()
-    assert "rate remind" not in doctor()
-    remind.enqueue(session, customer=1)
-    session.commit()
-    assert "1 job is waiting behind it" in doctor()["rate remind"][0]
-
-
 @pytest.mark.slow
 @pytest.mark.needs(PGBOUNCER)
 def test_a_pooler_that_is_too_small_is_reported(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

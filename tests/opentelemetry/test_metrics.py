@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.testing import drain
@@ -34,40 +33,6 @@ def test_jobs_are_counted_after_the_commit(session: Session, exported: Exported)
     mail, default = attributes("mail", "mails"), attributes("default", "looks")
     assert exported.metric(SENT) == [(mail, 3), (default, 1)]
     assert exported.metric(SEND_DURATION) == [(mail, 2), (default, 1)]
-
-
-def test_nothing_is_counted_of_a_rollback(session: Session, exported: Exported) -> None:
-    shop.mails.enqueue(session, to="ada")
-    session.rollback()
-    shop.mails.enqueue(session, to="ada")
-    session.close()
-    shop.looks.enqueue(session)
-    session.commit()
-    assert exported.total(SENT) == exported.total(SEND_DURATION) == 1
-
-
-def test_nothing_is_counted_of_a_savepoint_that_is_rolled_back(session: Session, exported: Exported) -> None:
-    shop.mails.enqueue(session, to="kept")
-    with session.begin_nested() as outer:
-        shop.mails.enqueue(session, to="gone")
-        with session.begin_nested():
-            shop.mails.enqueue_many(session, [{"to": "gone"}] * 10)
-        outer.rollback()
-    with session.begin_nested():
-        shop.mails.enqueue(session, to="kept")
-    assert exported.total(SENT) == 0
-    session.commit()
-    assert exported.total(SENT) == 2
-    session.commit()
-    assert exported.total(SENT) == 2
-
-
-def test_nothing_is_counted_of_a_session_joined_to_a_connection(database: Engine, exported: Exported) -> None:
-    """It cannot know whether that commits."""
-    with database.begin() as connection, Session(connection) as session:
-        shop.mails.enqueue(session, to="ada")
-        session.commit()
-    assert exported.total(SENT) == 0
 
 
 def test_a_job_that_has_the_unique_key_already_is_not_counted_again(session: Session, exported: Exported) -> None:

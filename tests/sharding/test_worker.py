@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ConfigurationError, Jobs
@@ -114,11 +114,3 @@ def test_a_bind_that_is_refused_leaves_the_earlier_one(bound: Jobs[shop.TenantJo
             bound.bind(**options)
         assert bound.shards == ("eu", "us", "as")
         assert bound.worker(shard="eu").drain() == 0
-
-
-def test_a_database_that_cannot_be_served_is_refused(bound: Jobs[shop.TenantJob], engines: dict[str, Engine]) -> None:
-    with engines["us"].begin() as connection:
-        connection.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 1'"))
-    for service in (bound.worker(shard="us", clock=False), bound.clock(shard="us")):
-        with pytest.raises(ConfigurationError, match="version 1"):
-            service.start()

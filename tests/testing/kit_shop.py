@@ -10,7 +10,7 @@ from sqlalchemy import Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, retry_if_exception_type
 
-from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, Unique
+from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RunContext, Unique
 
 
 class Base(DeclarativeBase):
@@ -68,10 +68,6 @@ def sync(account: int, force: bool = False) -> None: ...
 
 @jobs.task(limits=ConcurrencyLimit(1, key="account"))
 def fetch(account: int) -> None: ...
-
-
-@jobs.task(limits=RateLimit(2, per=60.0))
-def paced(n: int) -> None: ...
 
 
 @jobs.task(retry=Retrying(retry=retry_if_exception_type(ConnectionError)))
