@@ -12,8 +12,8 @@ from sqla_jobs.database.sharding import in_shard_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.tasks.sessions import AnySession, any_session
-from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_task, check_task_or_jobs
 from sqla_jobs.testing.matching import Criteria
 from sqla_jobs.testing.messages import are, asked_for, call_of, listed, nearest

@@ -21,8 +21,8 @@ from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
 from sqla_jobs.rules.value_checks import check_integer
 from sqla_jobs.tasks.after import Begun, Waiting, check_after
+from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
 from sqla_jobs.testing.matching import some_arguments
 from sqla_jobs.testing.messages import call_of

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapper
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.wording import did_you_mean
-from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.tasks.enqueuer import Enqueuer
 
 HOW_TO_GIVE_A_TASK: str = "write @jobs.task above a function; a class that is a task is given as jobs.tasks['its name']"
 

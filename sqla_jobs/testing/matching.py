@@ -19,7 +19,7 @@ from sqla_jobs.rules.redaction import ENCRYPTED, HIDDEN, is_erased
 from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.encryption import codec_of
-from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.testing.prerequisites import name_of, named, read_after, read_batch
 
 _ANOTHER = f"{HIDDEN}, a different value"

@@ -10,7 +10,7 @@ from typing import Any
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.wording import plural
-from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.testing.matching import Compared, Criteria, arguments_of
 
 _SHOWN = 3

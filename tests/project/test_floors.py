@@ -11,7 +11,7 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
     *("errors", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "encryption"),
-    *("binds", "actions"),
+    *("binds", "actions", "operations"),
     *("execution", "runtime", "following", "worker", "clock", "jobs", "opentelemetry"),
     *("loading", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
     *("dashboard", "cli", "flask", "__main__"),
