@@ -104,14 +104,6 @@ class TestCancel:
         assert jobs.cancel(session, named(job))
         assert job.cancel_requested_at == asked
 
-    @pytest.mark.parametrize("state", ENDED)
-    def test_a_job_that_ended_stays_as_it_is(self, session: Session, state: str) -> None:
-        job = in_state(session, state)
-        ended = job.finished_at
-        assert not jobs.cancel(session, job)
-        session.refresh(job)
-        assert (job.state, job.cancel_requested_at, job.finished_at) == (state, None, ended)
-
     def test_a_job_that_is_still_pending_in_the_session_is_cancelled(self, session: Session) -> None:
         job = note.enqueue(session, 1)
         assert jobs.cancel(session, job)
@@ -147,14 +139,6 @@ class TestRetry:
         assert job.max_attempts == 25
         drain(session, jobs)
         assert ran == [2, 1]
-
-    @pytest.mark.parametrize("state", ["queued", "running"])
-    def test_a_job_under_way_stays_as_it_is(self, session: Session, state: str) -> None:
-        job = in_state(session, state)
-        position = job.position
-        assert not jobs.retry(session, job)
-        session.refresh(job)
-        assert (job.state, job.position) == (state, position)
 
     def test_a_job_whose_key_another_live_job_has_is_left_alone(self, session: Session) -> None:
         old = in_state(session, "failed", unique_key="k")
@@ -236,16 +220,6 @@ class TestWhere:
         assert (job.priority, job.run_at) == (2, later)
         assert jobs.cancel(session, where=jobs.select(batch=batch)) == Changed(1, 1)
 
-    def test_what_somebody_holds_is_left_alone(self, engine: Engine) -> None:
-        Base.metadata.create_all(engine)
-        with Session(engine) as session, Session(engine) as other:
-            held, free = in_state(session, "failed"), in_state(session, "failed")
-            session.commit()
-            other.execute(select(jobs.Job.id).where(jobs.Job.id == held.id).with_for_update())
-            assert jobs.retry(session, where=jobs.select()) == Changed(2, 1, (held.id,))
-            session.rollback()
-            assert free.state == "failed"
-
     @pytest.mark.parametrize(
         "wrong",
         [
@@ -269,23 +243,6 @@ class TestWhere:
 
 
 class TestPause:
-    @pytest.mark.slow
-    def test_nothing_is_claimed_from_a_paused_queue_until_it_is_resumed(self, engine: Engine) -> None:
-        Base.metadata.create_all(engine)
-        ran.clear()
-        queues = {"mail": 1, "default": 1}
-        with Session(engine) as session:
-            note.enqueue(session, 1)
-            fail.options(max_attempts=1).enqueue(session)
-            jobs.pause(session, "mail")
-            session.commit()
-            assert jobs.worker(queues, bind=engine).drain() == 1
-            assert ran == []
-            jobs.resume(session, "mail")
-            session.commit()
-            assert jobs.worker(queues, bind=engine).drain() == 1
-            assert ran == [1]
-
     def test_a_pause_that_is_rolled_back_pauses_nothing(self, session: Session) -> None:
         jobs.pause(session, "mail")
         note.enqueue(session, 1)

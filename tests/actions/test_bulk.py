@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, ForeignKey, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
+from sqla_jobs import JobMixin, Jobs
 from sqla_jobs.actions import audit
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk_change import Change, Progress
@@ -102,36 +102,6 @@ def test_each_change_touches_the_states_it_applies_to(
     assert session.scalar(orphans) == 0
 
 
-@pytest.mark.slow
-def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, session: Session) -> None:
-    note.options(queue="mail").enqueue(session, -1)
-    note.enqueue(session, number=5)
-    session.commit()
-    jobs.worker(["mail"], bind=database).drain()
-    add(session, "failed", args={"number": 7, "other": 1}, created_at=func.now() - timedelta(days=2))
-    now = session.scalar(select(func.now()))
-    assert now is not None
-    for selection, expected in {
-        "everything": (Selection(), [1, 2, 3]),
-        "ids": (Selection(ids=(2, 99)), [2]),
-        "states": (Selection(states=(JobState.failed, JobState.queued)), [2, 3]),
-        "queues": (Selection(queues=("mail",)), [1]),
-        "tasks": (Selection(tasks=("note", "x")), [1, 2, 3]),
-        "none": (Selection(tasks=("x",)), []),
-        "args": (Selection(args={"number": 7}), [3]),
-        "error": (Selection(error="100% BELOW_zero"), [1]),
-        "no pattern": (Selection(error="100%below_zero"), []),
-        "error type": (Selection(error="valueerror"), [1]),
-        "before": (Selection(before=now - timedelta(days=1)), [3]),
-        "after": (Selection(after=now - timedelta(days=1)), [1, 2]),
-        "both": (Selection(queues=("mail",), args={"number": 7}), []),
-    }.values():
-        found = session.scalars(select(MyJob.id).where(*selection.where(jobs._models)).order_by(MyJob.id))
-        assert found.all() == expected, selection
-    assert Selection().is_everything
-    assert not Selection(ids=(1,)).is_everything
-
-
 def test_what_was_told_batch_by_batch_stays_where_it_is_broken_off(session: Session) -> None:
     note.enqueue_many(session, [{"number": n} for n in range(1200)])
     session.commit()
@@ -160,11 +130,6 @@ class TestRetrying:
         alone = add(session, "failed", unique_key="another")
         assert all_of(Retry()) == (3, 2)
         assert states(session) == {old: "failed", new: "queued", alone: "queued"}
-
-    def test_none_whose_key_a_live_job_has(self, session: Session) -> None:
-        old, live = add(session, "failed", unique_key="k"), add(session, "scheduled", unique_key="k")
-        assert all_of(Retry()) == (2, 1)
-        assert states(session) == {old: "failed", live: "queued"}
 
     def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
         add(session, "failed", attempt=25)
@@ -209,10 +174,3 @@ class TestPrune:
         session.commit()
         assert states(session).keys() == {ids["blocked"], ids["scheduled"], ids["queued"], ids["running"], young}
         assert session.scalar(select(func.count()).select_from(jobs.Run)) == 5
-
-
-class TestRetention:
-    @pytest.mark.parametrize("retention", [{"suceeded": 5}, {"failed": -1}], ids=str)
-    def test_what_cannot_be_kept_is_refused(self, database: Engine, retention: Any) -> None:
-        with pytest.raises(ConfigurationError, match=next(iter(retention))):
-            jobs.worker(bind=database, retention=retention, clock=False)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, Text, func, insert, or_, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ArgumentsError, Changed, DeclarationError, JobMixin, Jobs, RunContext, Unique
+from sqla_jobs import ArgumentsError, Changed, JobMixin, Jobs, RunContext, Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.rules.retention import TaskRetention
@@ -309,10 +309,3 @@ class TestOnSuccess:
         with pytest.raises(ArgumentsError, match="erased"):
             once.result(job, timeout=30)
         assert jobs.wait(job, timeout=30).state == "succeeded"
-
-    @pytest.mark.parametrize("retention", ["erase", {"failed": "erase"}, {"ended": 5}, {"failed": "5"}, -1])
-    def test_what_is_no_retention_is_refused(self, retention: Any) -> None:
-        with pytest.raises(DeclarationError):
-
-            @jobs.task(retention=retention)
-            def odd() -> None: ...

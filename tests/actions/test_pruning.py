@@ -275,10 +275,6 @@ class TestTheAudit:
         session.commit()
         return left(session, Audit.id)
 
-    def test_its_lines_are_kept_for_a_year(self, tables: Engine, session: Session, lines: list[int]) -> None:
-        with jobs.worker(bind=tables, clock=False):
-            wait_until(lambda: left(session, Audit.id) == lines[2:])
-
     def test_or_as_long_as_is_said(self, tables: Engine, session: Session, lines: list[int]) -> None:
         ended = add(session)
         with jobs.worker(bind=tables, retention={"audit": None}, clock=False):
@@ -319,12 +315,6 @@ class TestOfATask:
         with jobs.worker(bind=tables, clock=False):
             wait_until(lambda: left(session) == sorted(kept))
         assert left(session, Run.job_id) == sorted(kept)
-
-    def test_also_where_the_worker_keeps_all_for_ever(self, tables: Engine, session: Session) -> None:
-        kept = self.ended(session, "note", succeeded=4000)["succeeded"]
-        self.ended(session, "chatter", succeeded=2)
-        with jobs.worker(bind=tables, retention={"succeeded": None}, clock=False):
-            wait_until(lambda: left(session) == [kept])
 
     def test_a_look_continues_where_the_last_one_ended(self, tables: Engine, session: Session) -> None:
         session.execute(

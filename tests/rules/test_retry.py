@@ -64,17 +64,6 @@ class TestPolicies:
     """Each strategy sees the attempt and the seconds since the first start, as stored."""
 
     @pytest.mark.parametrize(
-        ("stop", "facts", "goes_on"),
-        [
-            (tenacity.stop_after_attempt(3), {"attempt": 3}, False),
-            (tenacity.stop_after_delay(60), {"elapsed": 60.5}, False),
-        ],
-    )
-    def test_stop(self, stop: Any, facts: dict[str, Any], goes_on: bool) -> None:
-        policy = Retrying(stop=stop, wait=tenacity.wait_fixed(10))
-        assert delay(policy, **facts) == (10 if goes_on else None)
-
-    @pytest.mark.parametrize(
         ("wait", "seconds"),
         [
             (tenacity.wait_incrementing(start=5, increment=10), [5, 15, 25]),

@@ -42,16 +42,6 @@ def test_a_job_waits_without_a_worker_and_is_woken_by_the_senders_commit(session
     assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 0
 
 
-def test_a_running_worker_takes_a_woken_job_at_once(database: Engine, session: Session) -> None:
-    job = step_shop.approved.enqueue(session)
-    session.commit()
-    with jobs.worker(clock=False):
-        wait_until(lambda: state(session, job) == "scheduled")
-        jobs.signal(session, job, "approved", Approval("ada"))
-        session.commit()
-        wait_until(lambda: state(session, job) == "succeeded")
-
-
 def test_signals_that_come_early_are_kept_and_received_one_by_one_in_order(session: Session) -> None:
     job = step_shop.approved_twice.enqueue(session)
     jobs.signal(session, job, "approved", Approval("ada"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Text, create_engine, event, func, make_url, select, text, update
+from sqlalchemy import Engine, Text, create_engine, event, func, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session, sessionmaker
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, Unique
@@ -223,30 +223,6 @@ class TestTime:
         assert timedelta(minutes=59) < later.run_at - later.created_at < timedelta(minutes=61)
         moment = datetime(2999, 1, 1, tzinfo=UTC)
         assert stored(session, remind.options(run_at=moment).enqueue(session, "ann")).run_at == moment
-
-    def test_a_host_whose_clock_is_a_year_behind_delays_nothing(self, database_url: str) -> None:
-        """The server's clock is put forward by a year, as far as unqualified names are concerned."""
-        url = make_url(database_url).update_query_dict({"options": "-csearch_path=ahead,pg_catalog,public"})
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("CREATE SCHEMA ahead"))
-            for name in ("clock_timestamp", "statement_timestamp"):
-                body = f"SELECT pg_catalog.{name}() + interval '1 year'"
-                connection.execute(
-                    text(f"CREATE FUNCTION ahead.{name}() RETURNS timestamptz LANGUAGE sql AS $${body}$$")
-                )
-            connection.execute(text("SET search_path = public, ahead, pg_catalog"))
-            Base.metadata.create_all(connection)
-        now = datetime.now(UTC)
-        with Session(engine) as session:
-            delayed = stored(session, send.options(delay=60).enqueue(session, "late"))
-            send.options(run_at=now + timedelta(days=300)).enqueue(session, "due")
-            send.options(run_at=now + timedelta(days=400)).enqueue(session, "not due")
-            assert delayed.run_at - now > timedelta(days=364)
-            ran.clear()
-            assert drain(session, jobs) == 1
-        engine.dispose()
-        assert ran == ["due"]
 
 
 class TestTransactions:
