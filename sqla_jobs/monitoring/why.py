@@ -29,7 +29,7 @@ from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.limits import described
 from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
-from sqla_jobs.rules.redaction import parse
+from sqla_jobs.rules.redaction import is_erased, parse
 from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -292,10 +292,11 @@ def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:
     when = f"at {moment(row.finished_at)}" if row.finished_at is not None else ""
+    erased = " Its data was erased, so it cannot be retried." if is_erased(parse(row.args_text)) else ""
     if row.state != JobState.failed:
         how = {JobState.succeeded: "succeeded", JobState.cancelled: "was cancelled"}.get(row.state, f"is {row.state}")
-        return f"It {how} {when}".rstrip() + "."
+        return f"It {how} {when}".rstrip() + "." + erased
     said = f"It failed {when} after {plural(row.attempt, 'attempt')}."
     if row.keeps_others_waiting:
         return f"{said} It keeps the key {described(row.ordered_by)}: {decide(row.id)}."
-    return f"{said} `sqla-jobs retry {row.id}` runs it again."
+    return said + (erased or f" `sqla-jobs retry {row.id}` runs it again.")

@@ -165,6 +165,7 @@ def test_an_erased_job_is_shown_as_such_and_refuses_to_be_retried(session: Sessi
     (row,) = json.loads(run("list", "--json").output)
     assert (row["args"], row["state"], row["unique_key"]) == ({"(erased)": True}, "failed", None)
     assert "(erased)" in run("show", str(job_id)).output
+    assert "cannot be retried" in jobs.why(session, job_id)[0]
     assert DATA not in run("status").output
 
 
