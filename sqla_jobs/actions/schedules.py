@@ -139,7 +139,7 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     found["cron"], found["timezone"] = cron.text, cron.timezone
     task = found["task"]
     check_name("task", task)
-    options = {name: found[name] for name in FIELDS[4:]}
+    options = {name: found[name] for name in ("queue", "priority", "catch_up", "overlap", "jitter")}
     found |= check_options(ScheduleOptions, options, "the schedule", ArgumentsError)
     if not isinstance(found["args"], dict):
         raise ArgumentsError("the arguments must be a JSON object, such as {}")
