@@ -33,8 +33,10 @@ def effects(engine: Engine, kind: str) -> Counter[int]:
 def engine_on(url: str) -> Generator[Engine]:
     """An engine for a server that is restarted."""
     engine = create_engine(url, pool_pre_ping=True)
-    yield engine
-    engine.dispose()
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def tried(condition: Callable[[], bool]) -> bool:

@@ -87,6 +87,7 @@ def test_pages_and_commands_read_from_a_standby() -> None:
             job_id = job.id
         jobs.bind(engine, read_bind=replica)
         client = Client(create_wsgi(jobs, authorize=allow_everyone))
+        wait_until(lambda: client.get("/").status_code == 200)  # a standby has what was committed, and replays it later
         assert "standby" in client.get("/").text
         assert client.post(f"/jobs/{job_id}/cancel", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
         wait_until(lambda: ">cancelled<" in client.get(f"/jobs/{job_id}").text)
