@@ -99,8 +99,10 @@ def said_of_parts(log: pytest.LogCaptureFixture, what: str) -> Counter[str]:
 @contextmanager
 def bounded_engine(app: Engine, patience: float) -> Generator[Engine]:
     engine = own_engine(app, patience=patience, most=2)
-    yield engine
-    engine.dispose()
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def enqueue(engine: Engine, count: int, seconds: float = 0.0) -> None:
