@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, insert, make_url, select, text, update
+from sqlalchemy import Engine, create_engine, event, func, insert, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
+import sqla_jobs
 from sqla_jobs.binds import Binds
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
@@ -28,6 +30,8 @@ from sqla_jobs.testing import make_job
 from tests import shop
 from tests.helpers import flood, states, wait_until
 from tests.shop import jobs
+
+PACKAGE = Path(str(sqla_jobs.__file__)).parent
 
 Run = Callable[..., Result]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -528,6 +532,27 @@ class TestChanging:
                 run(*arguments, code=code)
                 assert session.scalars(select(jobs.Audit)).all() == []
                 assert states(session) == dict.fromkeys(failed, "failed")
+
+    def test_a_word_for_a_time_is_refused_with_the_form_to_write(self, run: Run) -> None:
+        told = run("list", "--newer-than", "yesterday", code=2).output
+        assert "yesterday" in told
+        assert "such as 2h" in told
+
+    def test_a_retry_by_id_passes_six_calls_of_the_library(self, run: Run, database: Engine, failed: list[int]) -> None:
+        """Count the frames of the package on the stack, from the callback to the first UPDATE, that of the job."""
+        seen: list[list[str]] = []
+
+        def look(_: object, __: object, statement: str, *___: object) -> None:
+            if "UPDATE sqla_jobs" in statement:
+                frames = traceback.extract_stack()
+                seen.append([frame.name for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)])
+
+        event.listen(Engine, "before_cursor_execute", look)
+        try:
+            run("retry", str(failed[0]))
+        finally:
+            event.remove(Engine, "before_cursor_execute", look)
+        assert len(seen[0]) <= 6, seen[0]
 
 
 class TestEnqueue:
