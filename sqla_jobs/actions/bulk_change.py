@@ -24,7 +24,6 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.row import id_in
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.change_jobs import hold, hold_all, update_jobs
-from sqla_jobs.queries.expressions import last_run_of
 from sqla_jobs.rules.value_checks import check_id
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.registry import Tasks
@@ -73,19 +72,6 @@ def left_alone(done: Changed) -> str:
     number = done.seen - done.changed
     first = ", ".join(map(str, done.left[:_NAMED]))
     return f"{number:,} left alone, first: {first}" if number else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Jobs that a change would affect, and that have the same task, state, error type and day."""
-
-    task: str
-    state: JobState
-    error_type: str | None
-    """The error type of each job's last run."""
-    day: str
-    """The day on which the jobs ended or are due: `2026-03-29`, or `infinity` for parked jobs."""
-    jobs: int
 
 
 class Change:
@@ -147,18 +133,6 @@ class Change:
         counted = sa.select(models.Job.state, sa.func.count()).where(*cls.conditions(models, selection))
         found: dict[JobState, int] = {row[0]: row[1] for row in session.execute(counted.group_by(models.Job.state))}
         return {state: found[state] for state in cls.states if state in found}
-
-    @classmethod
-    def preview(cls, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
-        """Return the number of selected jobs that allow the change, by task, state, last error and day (in UTC)."""
-        job, run = models.Job, models.Run
-        error = sa.select(run.error_type).where(run.id == last_run_of(run, job.id)).correlate(job).scalar_subquery()
-        day = sa.cast(sa.cast(sa.func.timezone("UTC", sa.func.coalesce(job.finished_at, job.run_at)), sa.Date), sa.Text)
-        chosen = sa.select(job.task, job.state, error.label("error_type"), day.label("day"))
-        some = chosen.where(*cls.conditions(models, selection)).subquery("some").c
-        kinds = (some.task, some.state, some.error_type, some.day)
-        counted = sa.select(*kinds, sa.func.count()).group_by(*kinds).order_by(some.day, sa.func.count().desc(), *kinds)
-        return [Part(*row) for row in session.execute(counted, bind_arguments={"mapper": job})]
 
     def one(self, it: Changing, job: JobMixin | int) -> Changed:
         """Change one job, unless its state forbids it, or something needs the job as it is.

@@ -52,7 +52,7 @@ def in_each_shard(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(jobs: Jobs[Any], **options: Any) -> None:
-        if not jobs.shards or options.get("as_json") or options.get("watch"):
+        if not jobs.shards or options.get("as_json"):
             command(jobs, **options)  # for several databases, it asks for --shard
             return
         heading = "-- == {} ==" if options.get("sql") else "== {} =="

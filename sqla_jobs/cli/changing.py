@@ -17,7 +17,7 @@ from sqla_jobs.actions.bulk_change import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import console, print_table
+from sqla_jobs.cli.output import console
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, filter_options, half_searched, selection_in
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
@@ -32,7 +32,7 @@ def command_of(action: Action) -> click.Command:
     @click.option("--all", "everything", is_flag=True, help="Select all jobs.")
     @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N jobs, the oldest first.")
     @click.option("--yes", is_flag=True, help="Do not ask for confirmation, and accept a queue that nothing uses.")
-    @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change, by day and error.")
+    @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change.")
     @filter_options
     @actor_option
     def run(
@@ -91,19 +91,13 @@ def _change_each(jobs: Jobs[Any], change: Change, ids: Sequence[int], actor: str
 
 
 def _preview(jobs: Jobs[Any], change: Change, selection: Selection, most: int | None) -> None:
-    """Print how many jobs the change would affect, by day and error, without changing them."""
+    """Print how many jobs in each state the change would affect, without changing them."""
     with jobs._binding().session() as session:
-        parts = change.preview(session, jobs._models, change.meant(selection))
-    print_table(
-        ["DAY", "TASK", "STATE", "LAST ERROR", "JOBS"],
-        [
-            ("parked" if part.day == "infinity" else part.day, part.task, part.state, part.error_type, part.jobs)
-            for part in parts
-        ],
-    )
-    number = sum(part.jobs for part in parts)
-    some = "" if most is None else f", the oldest {min(most, number):,} of them"
-    click.echo(f"{change.name}: {plural(number, 'job')}{some}{_details(change)}; this is a dry run, nothing is changed")
+        by_state = change.count(session, jobs._models, change.meant(selection))
+    number = sum(by_state.values())
+    some = f"the oldest {most:,} of " if most is not None and most < number else ""
+    what = counted(by_state) if by_state else plural(0, "job")
+    click.echo(f"{change.name}: {some}{what}{_details(change)}; this is a dry run, nothing is changed")
 
 
 def _change_all(

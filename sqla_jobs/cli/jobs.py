@@ -6,17 +6,15 @@ from typing import Any
 
 import click
 
-from sqla_jobs.actions import batches, signals
-from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions import signals
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue
-from sqla_jobs.errors import JobsError, UnknownJob
+from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.types import IfFailed
 from sqla_jobs.monitoring.steps import kept
 
 
@@ -25,21 +23,7 @@ from sqla_jobs.monitoring.steps import kept
 @click.argument("task")
 @click.argument("arguments", metavar="JSON", default="{}")
 @click.option("--queue")
-@click.option("--priority", type=int, help="From -10 to 10, lower runs first.")
 @durations.duration_option("--delay", "delay", "Time until the job is due: 90s, 15m, 12h, 7d.")
-@click.option("--max-attempts", type=int)
-@click.option("--max-lost", type=int, help="Lost runs in a row that end the job; they then use no attempt.")
-@click.option("--unique-key", help="A key that at most one live job has.")
-@click.option("--after", "after", multiple=True, type=JOB_ID, metavar="ID", help="Run after this job; repeatable.")
-@click.option(
-    *("--after-batch", "after_batches"),
-    multiple=True,
-    type=JOB_ID,
-    metavar="ID",
-    help="Run after all jobs of this batch; repeatable.",
-)
-@click.option("--if-failed", type=click.Choice([*IfFailed]), help="What to do if a job before it fails.")
-@click.option("--batch", "batch_id", type=JOB_ID, metavar="ID", help="The batch that the job joins.")
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @actor_option
 def enqueue(
@@ -49,25 +33,16 @@ def enqueue(
     task: str,
     arguments: str,
     yes: bool,
-    after: tuple[int, ...],
-    after_batches: tuple[int, ...],
-    batch_id: int | None,
     **given: Any,
 ) -> None:
     """Enqueue TASK with arguments in a JSON object, and print the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
-    if "if_failed" in options and not after and not after_batches:
-        raise click.UsageError("--if-failed needs --after or --after-batch: the jobs or batches that may fail")
     with output_on_stderr():
         wanted = jobs.tasks[task]
     codec = wanted._declaration.codec
     with changing(jobs, actor) as it:
         if "queue" in options and not yes:
             check_queue(jobs, it.session, options["queue"], "; --yes enqueues there all the same")
-        if after or after_batches:
-            options["after"] = [*(_job(it, one) for one in after), *(batches.get(it, one) for one in after_batches)]
-        if batch_id is not None:
-            options["batch"] = batches.get(it, batch_id)
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
             job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)
@@ -75,13 +50,6 @@ def enqueue(
         it.record("enqueue", f"job {job.id}", task=job.task)
         job_id = job.id
     click.echo(job_id)
-
-
-def _job(it: Changing, job_id: int) -> JobMixin:
-    found: JobMixin | None = it.session.get(it.models.Job, job_id)
-    if found is None:
-        raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-    return found
 
 
 @click.command(cls=ApplicationCommand)

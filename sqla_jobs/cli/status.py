@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,38 +18,29 @@ from sqla_jobs.monitoring.processes import ProcessStatus, read_freshest
 from sqla_jobs.monitoring.status import Status, read_status
 from sqla_jobs.rules.wording import NOTHING, duration, offset, percent
 from sqla_jobs.runtime.metrics import QueueStatus
-from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
 _TIMEOUT = 5.0
 """Seconds to wait for the server's answer to `--exit-code`."""
-_AGAIN = 2.0
-"""Seconds between updates of `status --watch`."""
 
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--watch", is_flag=True, help="Repeat every 2 seconds, until Ctrl-C.")
 @click.option("--exit-code", is_flag=True, help="Show only whether a worker on this host is alive: exit with 0, or 1.")
 @exact_numbers
 @as_json
 @in_each_shard
-def status(jobs: Jobs[Any], watch: bool, exit_code: bool, exact: bool, as_json: bool) -> None:
+def status(jobs: Jobs[Any], exit_code: bool, exact: bool, as_json: bool) -> None:
     """Show queues, processes, failures and warnings."""
     if exit_code:
         _check_this_host(jobs)
         return
-    if watch and (as_json or not sys.stdout.isatty()):
-        raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
-    if not watch:
-        _show(_read_status(jobs, exact), as_json)
-        return
-    enough = StopRequest()
-    with stopped_by_signals(enough):
-        while not enough.wait(0):
-            found = _read_status(jobs, exact)
-            click.clear()
-            _show(found, as_json)
-            enough.wait(_AGAIN)
+    with jobs._binding().session() as session:
+        found = read_status(session, jobs, exact=exact)
+    if as_json:
+        print_json(found)
+    else:
+        _print_status(found)
+    print_problems(found.warnings, stderr=True)
 
 
 def _check_this_host(jobs: Jobs[Any]) -> None:
@@ -66,19 +56,6 @@ def _check_this_host(jobs: Jobs[Any]) -> None:
             f"{duration(freshest.lease)}: its log says why it sends none"
         )
     click.echo(f"process {freshest.pid} stored a heartbeat {duration(freshest.beat_age)} ago")
-
-
-def _read_status(jobs: Jobs[Any], exact: bool) -> Status:
-    with jobs._binding().session() as session:
-        return read_status(session, jobs, exact=exact)
-
-
-def _show(found: Status, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-    else:
-        _print_status(found)
-    print_problems(found.warnings, stderr=True)
 
 
 def _print_status(status: Status) -> None:

@@ -22,7 +22,6 @@ from sqla_jobs.rules.limits import (
     SPLIT_REMEDY,
     described,
     named_on_command_line,
-    ordered_gate,
     split_between,
     titled,
 )
@@ -171,27 +170,6 @@ def _held_keys(look: Look) -> Rows:
         yield {"id": job_id, "key": described(gate), "number": number}
 
 
-def _out_of_order(look: Look) -> Rows:
-    """Find jobs that plain SQL inserted with an ordered limit key and no `ordered_by`, and that no worker repairs."""
-    for row in look.rows(_WITHOUT_ORDER):
-        order, task = ordered_gate(row["gates"] or ()), look.jobs.tasks.get(row["task"])
-        if order is not None and (task is None or not task._declaration.gates):
-            yield {**row, "order": order, "gate": order.replace("'", "''"), "table": look.table("jobs")}
-
-
-_WITHOUT_ORDER = f"""
-    SELECT * FROM (
-      SELECT id, task, gates FROM $jobs
-      WHERE state LIKE 'queued' AND gates IS NOT NULL AND ordered_by IS NULL
-        AND (CAST(:job_id AS bigint) IS NULL OR id = CAST(:job_id AS bigint)) LIMIT {COUNTED}) AS first
-    WHERE array_to_string(gates, E'\\n') ~ '(?n)^!' ORDER BY id LIMIT 20"""
-_NEVER = "it has the limit key {order:.200} and no ordered_by, so no worker finds it in the order of its key"
-_PUT_IN_ORDER = (
-    "UPDATE {table} SET ordered_by = '{gate}' WHERE id = {id}; SQL that inserts jobs must set both columns or neither: "
-    "workers add the limit keys that code declares"
-)
-
-
 LIMITS = (
     Check(
         name="limits that let nothing start",
@@ -207,15 +185,6 @@ LIMITS = (
         rows=_held_keys,
         says=f"it failed and keeps the key {{key}}, and {{number:they_are job/{COUNTED}}} waiting behind it",
         remedy="sqla-jobs retry {id} runs it again; or sqla-jobs cancel {id} lets the next one start",
-    ),
-    Check(
-        name="limits that let nothing start",
-        about="job {id}",
-        rows=_out_of_order,
-        says=_NEVER,
-        remedy=_PUT_IN_ORDER,
-        why=f"It never starts: {_NEVER}. Remedy: {_PUT_IN_ORDER}",
-        is_cheap=False,
     ),
 )
 

@@ -10,10 +10,9 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.batches import count_all
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import ENDED, LIVE, IfFailed, JobState
+from sqla_jobs.models.types import ENDED, IfFailed, JobState
 from sqla_jobs.monitoring.check import Check, Look, Rows
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.steps import read_awaited
 from sqla_jobs.queries.batches import CountBatches
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.resolve import DELETED, NOBODY
@@ -26,8 +25,6 @@ _BATCHES = 3
 """The maximum number of batches that are named."""
 _LOOKED_AT = 10_000
 """The maximum number of blocked jobs that a check reads."""
-_CHAIN = 1_000
-"""The maximum length of a chain of blocked jobs that is followed."""
 _FAILED = (JobState.failed, JobState.cancelled)
 
 
@@ -189,28 +186,8 @@ def _for_jobs(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     ).scalar_one()
     others = Count(min(number - 1, _COUNTED), is_least=number > _COUNTED)
     more = f", and {others.in_words} more" if others else ""
-    yield f"It waits for job {first.id} ({first.task:.200}), which is {first.state}{more}."
-    if first.state == JobState.blocked and (root := _root(session, jobs, first.id)) is not None:
-        yield root
-
-
-def _root(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
-    """Return a sentence about the first job of the chain before a blocked job; None if the chain is too long."""
-    job: Any = jobs.Job
-    columns = (job.id, job.task, job.state, job.waits_for, job.if_failed)
-    chain = sa.select(*columns, sa.literal(0).label("place")).where(job.id == job_id).cte("chain", recursive=True)
-    further = sa.select(*columns, chain.c.place + 1).join(chain, job.id == chain.c.waits_for)
-    chain = chain.union_all(further.where(chain.c.state == "blocked", chain.c.place < _CHAIN))
-    last: Sequence[Any] = ask(session, jobs, sa.select(chain).order_by(chain.c.place.desc()).limit(2)).all()
-    root, after = last[0], last[-1]
-    if root.state == JobState.blocked:
-        return None
-    said = f"The first job of that chain is job {root.id} ({root.task:.200}), which"
-    if root.state in _FAILED and after.if_failed == IfFailed.hold:
-        return f"{said} {_how(root)} and holds job {after.id}: `sqla-jobs show {after.id}` says more."
-    if (signal := read_awaited(session, jobs, root.id)) is not None:
-        return f"{said} waits for the signal {signal!r:.200}."
-    return f"{said} {'is ' if root.state in LIVE else ''}{root.state}: `sqla-jobs show {root.id}` says more."
+    what = "" if first.state != JobState.blocked else f": `sqla-jobs show {first.id}` says what that one waits for"
+    yield f"It waits for job {first.id} ({first.task:.200}), which is {first.state}{more}{what}."
 
 
 def _for_batches(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

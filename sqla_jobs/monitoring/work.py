@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
-from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.rules.outcomes import KEY_MISSING, MISFIT
@@ -62,25 +59,8 @@ def _unknown_tasks(look: Look) -> Rows:
 
 
 def _undeclared_tasks(look: Look) -> Rows:
-    for row in look.rows(_UNCLAIMED):
-        if not row["is_declared"] and (look.is_of_job or row["paused_at"] is None):
-            yield {**row, "replacement": _replacement(look, row["task"], row["id"])}
-
-
-def _replacement(look: Look, task: str, job_id: int) -> str:
-    """Return the remedy that lets another task run a missing task's jobs. `job_id` is one of these jobs."""
-    job, tasks = look.jobs.Job, look.jobs.tasks
-    given = sa.select(sa.func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == JobState.queued)
-    names = {*look.ask(given).scalars()}
-    takes = {near: tasks[near]._declaration.signature.by_name for near in near_names(task, tasks)}
-    if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:
-        return f"add its name to aliases=[…] of the task that replaces it: {fitting[0]:.200} takes the same arguments"
-    others = "".join(f"; {near:.200} takes ({', '.join(sorted(known)):.200})" for near, (_, known) in takes.items())
-    return (
-        "add its name to aliases=[…] of the task that replaces it, if that takes the same arguments "
-        f"({', '.join(sorted(names)):.200}{others}); if arguments were renamed, too, declare a task with the old name "
-        "and arguments that calls the new one"
-    )
+    rows = (row for row in look.rows(_UNCLAIMED) if not row["is_declared"])
+    return (row for row in rows if look.is_of_job or row["paused_at"] is None)
 
 
 _CLOCKS = """
@@ -97,8 +77,9 @@ WORK = (
         rows=_undeclared_tasks,
         says=f"this application does not declare it, and {{number:they_are job/{LOOKED_AT}}} waiting for it"
         "{task:did_you_mean}",
-        remedy="deploy the code that declares it; or {replacement}; or cancel its jobs: "
-        "sqla-jobs cancel --task {task:.200}",
+        remedy="deploy the code that declares it; or add its name to aliases=[…] of the task that replaces it, if that "
+        "takes the same arguments, and else declare a task with the old name that calls the new one; or cancel its "
+        "jobs: sqla-jobs cancel --task {task:.200}",
         why="Only a worker whose code declares it takes the job: this application does not declare the task "
         "{task!r:.200}{task:did_you_mean}",
     ),

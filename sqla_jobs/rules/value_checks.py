@@ -124,7 +124,12 @@ def read_duration(what: str, text: str) -> timedelta:
 
 def read_time(what: str, text: str) -> datetime | timedelta:
     """Parse a duration, or a time as `read_moment` does. Raises `ArgumentsError` if it is neither."""
-    return read_duration(what, text) if text[-1:] in _UNITS else read_moment(what, text)
+    if text[-1:] in _UNITS:
+        return read_duration(what, text)
+    try:
+        return read_moment(what, text)
+    except ArgumentsError as error:
+        raise ArgumentsError(f"{error}, or a time from now or ago such as 2h") from None
 
 
 def check_moment(what: str, moment: datetime) -> datetime:

@@ -55,17 +55,3 @@ def test_a_filter_takes_a_batch(batch: BatchMixin, session: Session) -> None:
     assert run("delete", "--batch", "1", "--state", "succeeded", "--yes").stdout == "delete: 1 job\n"
     run("list", "--batch", "9", code=1)
     run("cancel", "--batch", "9", "--yes", code=1)
-
-
-def test_a_job_is_enqueued_after_others(batch: BatchMixin, session: Session) -> None:
-    waiting = ("--after", "3", "--after-batch", "1", "--if-failed", "run")
-    job_id = int(run("enqueue", "mark", '{"n": 6}', *waiting).stdout)
-    joined = int(run("enqueue", "mark", '{"n": 7}', "--batch", "1").stdout)
-    job = session.get(jobs.Job, job_id)
-    assert job is not None
-    assert (job.state, job.if_failed, job.waits_for) == ("blocked", "run", 3)
-    assert session.scalars(select(jobs.Job.batch_id).where(jobs.Job.id == joined)).one() == 1
-    assert "It waits for job 3 (mark)" in run("show", str(job_id)).stdout
-    assert "It waits for the batch 'import 17'" in run("show", str(job_id)).stdout
-    for option, value, code in (("--after", "99", 1), ("--batch", "99", 1), ("--if-failed", "run", 2)):
-        run("enqueue", "mark", '{"n": 6}', option, value, code=code)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import signal
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
@@ -19,20 +17,21 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, insert, make_url, select, text, update
+from sqlalchemy import Engine, create_engine, event, func, insert, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
+import sqla_jobs
 from sqla_jobs.binds import Binds
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.types import PARKED
 from sqla_jobs.monitoring import status
 from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job
 from tests import shop
-from tests.conftest import ROOT
 from tests.helpers import flood, states, wait_until
 from tests.shop import jobs
+
+PACKAGE = Path(str(sqla_jobs.__file__)).parent
 
 Run = Callable[..., Result]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -87,7 +86,6 @@ REFUSED = [
     (["list", "--arg", "x=1e999"], 2),
     (["list", "--limit", str(2**63)], 2),
     (["schedule", "set", "\x00", "--enable"], 2),
-    (["status", "--watch"], 2),  # without a terminal
 ]
 """Commands and their exit codes."""
 
@@ -312,25 +310,6 @@ class TestStatus:
         (line,) = [line for line in run("status").output.splitlines() if line.startswith("fails_slowly")]
         assert line.split()[1:5] == ["100", "%", "ValueError", "2"]
 
-    @pytest.mark.slow
-    def test_watch_ends_at_a_signal(self, database: Engine, database_url: str) -> None:
-        command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
-        ours, theirs = pty.openpty()
-        watching = subprocess.Popen([*command, "--watch"], cwd=ROOT, stdout=theirs, stderr=theirs, stdin=theirs)
-        os.close(theirs)
-        seen = b""
-        try:
-            while seen.count(b"\x1b[2J") < 3:
-                seen += os.read(ours, 65536)
-            watching.send_signal(signal.SIGINT)
-            assert watching.wait(20) == 0
-        finally:
-            watching.kill()
-            watching.wait()
-            os.close(ours)
-        assert b"QUEUE" in seen
-        assert b"workers: none is alive" in seen
-
 
 class TestReading:
     def test_jobs_are_listed_newest_first_and_page_by_page(self, run: Run, session: Session) -> None:
@@ -392,26 +371,11 @@ class TestChanging:
         run("delete", "--all", "--yes")
         assert states(session) == {}
 
-    def test_a_dry_run_counts_by_error_and_day_and_changes_nothing(
-        self, run: Run, session: Session, failed: list[int]
-    ) -> None:
-        session.execute(
-            update(jobs.Job).values(finished_at=func.now() - timedelta(days=2)).where(jobs.Job.id == failed[0])
-        )
-        session.commit()
+    def test_a_dry_run_counts_and_changes_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
         told = run("retry", "--state", "failed", "--limit", "2", "--dry-run").output
-        ago, today = (f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in (2, 0))
-        lines = [line.split() for line in told.splitlines() if line.startswith("20")]
-        assert lines == [
-            [ago, "misbehave", "failed", "GeneratorExit", "1"],
-            [today, "misbehave", "failed", "GeneratorExit", "2"],
-        ]
-        assert told.splitlines()[-1].startswith("retry: 3 jobs, the oldest 2 of them")
-        waiting = shop.mark.options(delay=60).enqueue(session, n=1)
-        waiting.run_at = PARKED
-        session.commit()
-        assert re.search(r"parked +mark +scheduled +- +1", run("cancel", "--task", "mark", "--dry-run").output)
-        assert set(states(session).values()) == {"failed", "scheduled"}
+        assert told == "retry: the oldest 2 of 3 failed jobs; this is a dry run, nothing is changed\n"
+        assert "cancel: 0 jobs" in run("cancel", "--task", "mark", "--dry-run").output
+        assert set(states(session).values()) == {"failed"}
         assert run("audit", "--json").stdout == "[]\n"
 
     def test_why_shows_who_cancelled_a_job_and_the_reason(self, run: Run, session: Session) -> None:
@@ -569,12 +533,33 @@ class TestChanging:
                 assert session.scalars(select(jobs.Audit)).all() == []
                 assert states(session) == dict.fromkeys(failed, "failed")
 
+    def test_a_word_for_a_time_is_refused_with_the_form_to_write(self, run: Run) -> None:
+        told = run("list", "--newer-than", "yesterday", code=2).output
+        assert "yesterday" in told
+        assert "such as 2h" in told
+
+    def test_a_retry_by_id_passes_six_calls_of_the_library(self, run: Run, database: Engine, failed: list[int]) -> None:
+        """Count the frames of the package on the stack, from the callback to the first UPDATE, that of the job."""
+        seen: list[list[str]] = []
+
+        def look(_: object, __: object, statement: str, *___: object) -> None:
+            if "UPDATE sqla_jobs" in statement:
+                frames = traceback.extract_stack()
+                seen.append([frame.name for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)])
+
+        event.listen(Engine, "before_cursor_execute", look)
+        try:
+            run("retry", str(failed[0]))
+        finally:
+            event.remove(Engine, "before_cursor_execute", look)
+        assert len(seen[0]) <= 6, seen[0]
+
 
 class TestEnqueue:
     def test_a_job_is_made_of_json(self, run: Run, session: Session) -> None:
-        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--priority", "-5", "--delay", "1h", "--yes").output
+        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--delay", "1h", "--yes").output
         job: JobMixin = session.get_one(jobs.Job, int(out))
-        assert (job.task, job.args, job.queue, job.priority, job.state) == ("mark", {"n": 3}, "lane", -5, "scheduled")
+        assert (job.task, job.args, job.queue, job.state) == ("mark", {"n": 3}, "lane", "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
 
     def test_a_schedule_is_edited(self, run: Run, session: Session) -> None:

@@ -30,7 +30,6 @@ WRONG = [
     ["worker", "--clock-only", "--log-level", "LOUD"],
     ["migrate", "--sql", "--citus"],
     ["dashboard", "--port", "70000"],
-    ["enqueue", "mark", '{"n": 1}', "--priority", "11"],
     ["schedule", "set", "x", "--task", "mark", "--cron", "61 * * * *", "--args", '{"n": 1}'],
 ]
 

@@ -12,8 +12,6 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
-from sqla_jobs.monitoring.examine import examine
-from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until
 from tests.limits.attempts import left
@@ -83,25 +81,6 @@ def test_a_key_is_made_once_also_where_it_would_be_another_one_each_time(databas
             ["#send=1", "#renamed"],
         ]
         assert session.scalar(text("SELECT last_value FROM sqla_runs_id_seq")) == 3
-
-
-def test_a_job_that_no_code_puts_into_the_order_of_its_key_is_told_of(database: Engine) -> None:
-    """Its task has no limit, so no worker asks what gates it should have."""
-    insert(database, "plain", '{"n": 0}', "{#a,!of='b'=1}")
-    insert(database, "ordered", '{"account": 1, "n": 0}', "{!ordered=1}")
-    insert(database, "plain", '{"n": 0}', "{#!}")
-    jobs = shop.jobs
-    with Session(database) as session:
-        told = {one.about: one for one in examine(session, jobs) if "ordered_by" in one.found}
-        assert told.keys() == {"job 1"}
-        assert "it has the limit key !of='b'=1 and no ordered_by" in told["job 1"].found
-        (why,) = [reason for reason in jobs.why(session, 1) if "ordered_by" in reason]
-        assert why.startswith(f"It never starts: {told['job 1'].found}")
-        assert not any("ordered_by" in reason for reason in jobs.why(session, 2))
-        session.execute(text(told["job 1"].remedy.partition(";")[0]))
-        session.commit()
-    with jobs.worker({"default": 2}, clock=False):
-        wait_until(lambda: states(database) == {"succeeded": 3})
 
 
 @pytest.mark.parametrize("is_known_late", [False, True])

@@ -177,24 +177,6 @@ def test_a_debounce_that_never_ends_is_reported(database: Engine, session: Sessi
     assert "3 enqueues of its unique key have replaced it" in jobs.why(session, job)[1]
 
 
-def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database: Engine, session: Session) -> None:
-    """If arguments were renamed, too, an alias would only turn waiting jobs into failed ones."""
-    session.add_all(
-        [
-            jobs.Job(task="reminder", args={"client": 1, "urgent": True}),
-            jobs.Job(task="indexes", args={"page": "a"}),
-            jobs.Job(task="zzz", args={}),
-        ]
-    )
-    session.commit()
-    with jobs.worker({"other": 1}, clock=False):
-        wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'queued'")) == 3)
-        remedies = {about: remedy for about, (_, remedy) in doctor().items()}
-    assert "(client, urgent; remind takes (customer)" in remedies["task reminder"]
-    assert "index takes the same arguments" in remedies["task indexes"]
-    assert "task zzz" in remedies
-
-
 def test_a_schedule_of_an_undeclared_task_is_reported(database: Engine, session: Session) -> None:
     session.add(jobs.Schedule(name="night run", task="tkae", cron="0 3 * * *"))
     session.commit()
