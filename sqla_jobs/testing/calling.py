@@ -35,7 +35,7 @@ from sqla_jobs.tasks.hooks import check_headers
 from sqla_jobs.tasks.run_context import AsyncRunContext
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
-from sqla_jobs.testing.awaiting import around_test, check_session
+from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.testing.claims import promote
 from sqla_jobs.testing.drain import Runner
 from sqla_jobs.testing.factories import make_job
@@ -215,7 +215,6 @@ def run_job(
             f"{task.name} takes an AsyncSession, and run_job was given a Session that belongs to none: write "
             f"await run_job(session, {task._written})(…) with the AsyncSession of the test"
         )
-    check_session(task._declaration, own)
     if below is None and not signature.is_coroutine:
         return Run(own, task, checked)
     check_greenlet(task.name)

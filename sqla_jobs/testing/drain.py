@@ -39,7 +39,7 @@ from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.resources import Resources
 from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.awaiting import body_of, is_test_cancelled, resources_of_test
+from sqla_jobs.testing.awaiting import awaiting, body_of, is_test_cancelled
 from sqla_jobs.testing.claims import (
     Savepoints,
     check_known,
@@ -55,7 +55,7 @@ from sqla_jobs.testing.claims import (
 )
 from sqla_jobs.testing.given import check_jobs
 from sqla_jobs.worker.events import event_of, started
-from sqla_jobs.worker.open_resources import Await
+from sqla_jobs.worker.open_resources import Await, Contexts
 
 Errors = Literal["raise", "record"]
 _FAILED = (RunOutcome.failed, RunOutcome.retried)
@@ -123,8 +123,7 @@ def drain(
 
     An asynchronous test calls `await session.run_sync(drain, jobs)` on its `AsyncSession`. Coroutine
     tasks are then awaited in the test's event loop, and get that `AsyncSession`. In a synchronous test, coroutine tasks
-    without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these tasks
-    runs in an event loop of its own.
+    without a session run in an event loop of `drain`.
 
     Raises a task's exception. Raises `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session. Raises `ConfigurationError` for a coroutine task that cannot be awaited; its job stays due. Also
@@ -215,10 +214,9 @@ class Runner:
         Raises `JobsError` if the jobs have ended the session's transaction.
         """
         known_tasks(jobs, session)
-        with (
-            resources_of_test(jobs._hooks, session, resources) as (found, awaited),
-            process(jobs, session) as process_id,
-        ):
+        contexts = Contexts(jobs._hooks.worker_contexts if resources is None else [], jobs._hooks.context_in(session))
+        with awaiting() as awaited, contexts.entered(awaited), process(jobs, session) as process_id:
+            found = contexts.resources if resources is None else Resources(resources)
             yield cls(jobs, session, process_id, ahead, found, awaited)
             if session.get(jobs.Process, process_id, populate_existing=True) is None:
                 raise JobsError(
