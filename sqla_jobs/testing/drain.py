@@ -42,8 +42,6 @@ from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.awaiting import awaiting, body_of, is_test_cancelled
 from sqla_jobs.testing.claims import (
     Savepoints,
-    check_known,
-    check_queues,
     connection_of,
     expire_rows,
     known_tasks,
@@ -53,7 +51,6 @@ from sqla_jobs.testing.claims import (
     resolve,
     within_limits,
 )
-from sqla_jobs.testing.given import check_jobs
 from sqla_jobs.worker.events import event_of, started
 from sqla_jobs.worker.open_resources import Await, Contexts
 
@@ -131,11 +128,12 @@ def drain(
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
-    check_jobs(jobs)
     own = plain_session(session, "drain(session, jobs)")
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
-    names = None if queues is None else check_queues(queues)
+    if isinstance(queues, str):
+        raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}]")
+    names = None if queues is None else list(queues)
     recorded, runs = list[BaseException](), 0
     with Runner.entered(jobs, own, ahead=seconds, resources=resources) as runner:
         ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
@@ -154,7 +152,6 @@ def drain(
                     error.add_note(_note(jobs, job, end))
                     raise error
                 recorded.append(error)
-    check_known(jobs, own, names or [])  # at the end, since a run may enqueue into a new queue
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
