@@ -23,9 +23,8 @@ from sqla_jobs.rules.value_checks import check_integer
 from sqla_jobs.tasks.after import Begun, Waiting, check_after
 from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.given import check_task_or_jobs
 from sqla_jobs.testing.matching import some_arguments
-from sqla_jobs.testing.messages import call_of
+from sqla_jobs.testing.messages import call_of, check_task_or_jobs
 
 J = TypeVar("J", bound=JobMixin)
 StateName = Literal["blocked", "scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
