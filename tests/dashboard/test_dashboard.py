@@ -200,7 +200,6 @@ def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None
     job = make_job(session, shop.add, state="running", args={"a": 1}, cancel_requested_at=datetime.now(UTC))
     session.commit()
     assert "cancelling" in visitor.get(f"/jobs/{job.id}")
-    assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
 
 
 @pytest.mark.slow

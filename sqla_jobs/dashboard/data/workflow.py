@@ -18,8 +18,8 @@ LISTED = 20
 """The maximum number of jobs in a list."""
 COUNTED = 10_000
 """The maximum number of jobs that are counted for a list."""
-READ = 5_000
-"""The maximum number of jobs and batches of a workflow that a page reads."""
+READ = 200
+"""The maximum number of jobs and batches of a workflow on a page: those nearest to the job."""
 _EDGES = 20_000
 """The maximum number of edges that a page reads."""
 
