@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,14 +41,10 @@ def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
 
 
 @contextmanager
-def process(
-    jobs: Jobs[Any], session: Session, *, kind: str = "test", queues: Mapping[str, int] | None = None
-) -> Generator[uuid.UUID]:
+def process(jobs: Jobs[Any], session: Session) -> Generator[uuid.UUID]:
     """Register a process for claims, in the session's transaction."""
     write_now(session)
-    process_id = processes.register(
-        connection_of(jobs, session), jobs._models, kind=kind, queues=dict(queues or {}), lease=30.0
-    )
+    process_id = processes.register(connection_of(jobs, session), jobs._models, kind="test", queues={}, lease=30.0)
     try:
         yield process_id
     finally:

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -149,7 +148,7 @@ def drain(
             if error is not None and not is_suspended and end.outcome.kind in _FAILED:
                 is_expected = _is_expected(jobs.tasks[job.task]._declaration, error, end)
                 if (errors == "raise" and not is_expected) or is_test_cancelled():
-                    error.add_note(_note(jobs, job, end))
+                    error.add_note(_note(job, end))
                     raise error
                 recorded.append(error)
     return Drained(runs, _waiting(jobs, own), recorded)
@@ -309,14 +308,12 @@ def _unrecorded(job: Claimed) -> JobsError:
     )
 
 
-def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
-    arguments = to_json(jobs.tasks.shown(job.task, from_json(job.args))).decode()
-    again = "; a worker would retry it, but the task has no retry= that covers it" * (
-        end.outcome.kind == RunOutcome.retried
-    )
+def _note(job: Claimed, end: RunEnd) -> str:
+    is_retried = end.outcome.kind == RunOutcome.retried
     return (
-        f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
-        f"with {arguments:.500}{again}; drain(…, errors='record') only records it"
+        f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r}"
+        f"{'; a worker would retry it, but the task has no retry= that covers it' if is_retried else ''}; "
+        "drain(…, errors='record') only records it"
     )
 
 

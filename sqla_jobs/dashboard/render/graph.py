@@ -102,10 +102,9 @@ def _levels(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, 
 
 
 def _placed(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], levels: Mapping[str, int]) -> Graph:
-    used = {level: place for place, level in enumerate(sorted({levels[box.key] for box in boxes}))}
-    columns: list[list[Box]] = [[] for _ in used]
+    columns: list[list[Box]] = [[] for _ in range(max(levels.values()) + 1)]
     for box in boxes:
-        columns[used[levels[box.key]]].append(box)
+        columns[levels[box.key]].append(box)
     before: dict[str, list[str]] = defaultdict(list)
     for one, other in edges:
         before[other].append(one)

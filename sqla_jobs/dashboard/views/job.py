@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.action import ACTIONS
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.data.workflow import read_after, read_batch_of, read_before, read_workflow
+from sqla_jobs.dashboard.data.workflow import read_after, read_before, read_workflow
 from sqla_jobs.dashboard.render.graph import graph
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import NOT_RUNNING, WAITING, JobState
+from sqla_jobs.monitoring.batches import read_batch
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.steps import read_steps
 from sqla_jobs.monitoring.without_secrets import read_job, read_runs
@@ -58,7 +59,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             reasons=jobs.why(session, job_id) if _has_reasons(job) or keeps_key else [],
             keeps_key=keeps_key,
             is_blocked=job.state == JobState.blocked,
-            batch=read_batch_of(session, jobs, job.batch_id),
+            batch=None if job.batch_id is None else read_batch(session, jobs, job.batch_id),
             after=after,
             before=before_it,
             graph=workflow and graph(workflow, job_id),
