@@ -14,9 +14,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.tasks.sessions import AnySession, any_session
-from sqla_jobs.testing.given import check_task, check_task_or_jobs
 from sqla_jobs.testing.matching import Criteria
-from sqla_jobs.testing.messages import are, asked_for, call_of, listed, nearest
+from sqla_jobs.testing.messages import asked_for, call_of, check_task, check_task_or_jobs, listed, nearest
 
 J = TypeVar("J", bound=JobMixin)
 
@@ -52,7 +51,11 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
     found, others = _sort_out(own, task, arguments)
     if not found:
         criteria = Criteria(own, task, arguments)
-        raise AssertionError(nearest(criteria, others) if others else _none_of_the_task(own, task, criteria))
+        raise AssertionError(
+            nearest(criteria, others)
+            if others
+            else f"expected a job {asked_for(criteria)}; there is none of this task, in this session"
+        )
     return found[-1]
 
 
@@ -67,7 +70,7 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
     own = any_session(session, call_of(assert_not_enqueued, what, arguments))
     if found := enqueued(own, what, **arguments):
         named = "" if isinstance(what, Jobs) else f" {asked_for(Criteria(own, what, arguments))}"
-        raise AssertionError(f"expected no job{named}; there {are(found)}:{listed(what, found)}")
+        raise AssertionError(f"expected no job{named}; there are {len(found)}:{listed(what, found)}")
 
 
 def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dict[str, Any]) -> tuple[list[J], list[J]]:
@@ -89,12 +92,3 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
         with in_shard_of(session, one):
             (found if all(compared.is_equal for compared in criteria.compare(one)) else others).append(one)
     return found, others
-
-
-def _none_of_the_task(session: Session, task: Enqueuer[..., Any], criteria: Criteria) -> str:
-    job: Any = task._models.Job
-    counted = session.execute(sa.select(job.task, sa.func.count()).group_by(job.task).order_by(job.task)).all()
-    there = ", ".join(f"{count} of {name!r:.200}" for name, count in counted)
-    return f"expected a job {asked_for(criteria)}; there is none of this task" + (
-        f", but {there}" if there else ", and no other one; was it enqueued in another session, or rolled back?"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,17 +30,16 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.outcomes import RunOutcome
-from sqla_jobs.rules.value_checks import CENTURY, check_integer
-from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.rules.value_checks import CENTURY
 from sqla_jobs.tasks.hooks import check_headers
 from sqla_jobs.tasks.run_context import AsyncRunContext
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
-from sqla_jobs.testing.awaiting import around_test, check_session
+from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.testing.claims import promote
 from sqla_jobs.testing.drain import Runner
 from sqla_jobs.testing.factories import make_job
-from sqla_jobs.testing.given import HOW_TO_GIVE_A_TASK
+from sqla_jobs.testing.messages import HOW_TO_GIVE_A_TASK
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -117,40 +117,50 @@ class Run(Generic[C, R]):
         return self._run
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        session, task, options = self._session, self._task, self._options
+        return self._run_job(self._task._bind(args, kwargs), **self._options)
+
+    def _run_job(
+        self,
+        arguments: dict[str, Any],
+        *,
+        attempt: int = 1,
+        max_attempts: int | None = None,
+        scheduled_for: datetime | None = None,
+        resources: Iterable[object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        signals: Mapping[str, Sequence[object]] = MappingProxyType({}),
+    ) -> Any:
+        session, task = self._session, self._task
         jobs = cast("Jobs[Any]", task._waits)
-        arguments = task._bind(args, kwargs)
         task._declaration.codec.encode(session, arguments)  # `make_job` would take fewer arguments
         job = make_job(
             session,
             task,
             args=arguments,
-            attempt=options.get("attempt", 1) - 1,
+            attempt=attempt - 1,
             queue=f"run_job {uuid4()}",  # no other job is in it
-            headers=task._hooks.headers(options.get("headers")) or None,
-            max_attempts=options.get("max_attempts", task._declaration.defaults["max_attempts"]),
-            scheduled_for=options.get("scheduled_for"),
+            headers=task._hooks.headers(check_headers(headers or {})) or None,
+            max_attempts=task._declaration.defaults["max_attempts"] if max_attempts is None else max_attempts,
+            scheduled_for=scheduled_for,
         )
-        for name, payloads in options.get("signals", {}).items():
+        for name, payloads in signals.items():
             for payload in payloads:
                 jobs.signal(session, job, name, payload)
-        with Runner.entered(jobs, session, ahead=CENTURY, resources=options.get("resources")) as runner:
-            return task._declaration.result_of(self._ended(runner, job))
+        with Runner.entered(jobs, session, ahead=CENTURY, resources=resources) as runner:
+            self._run_to_its_end(runner, job)
+        return task._declaration.result_of(job)
 
-    def _ended(self, runner: Runner, job: JobMixin) -> JobMixin:
-        """Run the job until it has ended, and return it. Raises what the run raises."""
-        queue = {job.queue: 1}
+    def _run_to_its_end(self, runner: Runner, job: JobMixin) -> None:
+        """Run the job until it has succeeded. Raises what the run raises."""
         while True:
             (claimed,) = runner.queries.claim_whatever_the_limits(
-                self._session, runner.process_id, queue, [self._task.name]
+                self._session, runner.process_id, {job.queue: 1}, [self._task.name]
             )
             error, end, is_suspended = runner.run(claimed._replace(queue=self._task._declaration.defaults["queue"]))
-            if not is_suspended and error is not None:
-                raise error
-            if not is_suspended and end.outcome.kind == RunOutcome.succeeded:
-                return job
             if not is_suspended:
-                raise JobsError(f"{self._task.name} has not succeeded: {end.outcome}")
+                if end.outcome.kind == RunOutcome.succeeded:
+                    return
+                raise error or JobsError(f"{self._task.name} has not succeeded: {end.outcome}")
             if job.run_at == PARKED:
                 raise ArgumentsError(
                     f"{self._task.name} waits for ever for a signal that the test does not give: write "
@@ -207,7 +217,7 @@ def run_job(
     """
     if not isinstance(task, Task):
         raise ArgumentsError(f"run_job takes a task, got {task!r:.200}: {HOW_TO_GIVE_A_TASK}")
-    checked, signature = _checked(task._declaration, options), task._declaration.signature
+    signature = task._declaration.signature
     below = synchronous_session(session)
     own = plain_session(cast("AnySession", session), f"run_job(session, {task._written})") if below is None else below
     if signature.is_coroutine and signature.wants_session and around_test(own) is None:
@@ -215,18 +225,7 @@ def run_job(
             f"{task.name} takes an AsyncSession, and run_job was given a Session that belongs to none: write "
             f"await run_job(session, {task._written})(…) with the AsyncSession of the test"
         )
-    check_session(task._declaration, own)
     if below is None and not signature.is_coroutine:
-        return Run(own, task, checked)
+        return Run(own, task, options)
     check_greenlet(task.name)
-    return AwaitedRun(own, task, checked)
-
-
-def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
-    if unknown := options.keys() - RunOptions.__annotations__.keys():
-        raise ArgumentsError(f"unknown option {min(unknown)!r}; valid options: {', '.join(RunOptions.__annotations__)}")
-    chosen: RunOptions = {"attempt": 1, "max_attempts": declaration.defaults["max_attempts"], **options}
-    most = check_integer("max_attempts", chosen.get("max_attempts"), least=1, most=1_000_000)
-    check_integer("attempt", chosen.get("attempt"), least=1, most=most)
-    check_headers(chosen.get("headers", {}))
-    return chosen
+    return AwaitedRun(own, task, options)

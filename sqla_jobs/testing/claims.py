@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,15 +13,12 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.async_sessions import read_anew
 from sqla_jobs.database.commits import is_waiting, write_now
-from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.queries.steps import NewStep
-from sqla_jobs.rules.value_checks import check_queue
-from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.backfill import Backfill, declared_limits
 
@@ -44,14 +41,10 @@ def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
 
 
 @contextmanager
-def process(
-    jobs: Jobs[Any], session: Session, *, kind: str = "test", queues: Mapping[str, int] | None = None
-) -> Generator[uuid.UUID]:
+def process(jobs: Jobs[Any], session: Session) -> Generator[uuid.UUID]:
     """Register a process for claims, in the session's transaction."""
     write_now(session)
-    process_id = processes.register(
-        connection_of(jobs, session), jobs._models, kind=kind, queues=dict(queues or {}), lease=30.0
-    )
+    process_id = processes.register(connection_of(jobs, session), jobs._models, kind="test", queues={}, lease=30.0)
     try:
         yield process_id
     finally:
@@ -70,23 +63,6 @@ def promote(session: Session, queries: Queries, *, ahead: float) -> None:
     """Queue the jobs that are due within `ahead` seconds."""
     while queries.promote(session, ahead=ahead).promoted:
         pass
-
-
-def check_queues(queues: Iterable[str]) -> list[str]:
-    """Return the names as a list. Raises `ConfigurationError` for a name that a worker would refuse."""
-    if isinstance(queues, str):
-        raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}], got {queues!r:.60}")
-    return [check_queue(name, error=ConfigurationError) for name in queues]
-
-
-def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
-    """Raise `ConfigurationError` for a queue that no task, job or schedule has. It is probably misspelled."""
-    of_tasks = (str(task._declaration.defaults["queue"]) for task in jobs.tasks.values())
-    of_rows = sa.union(*(sa.select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
-    known = {"default", *of_tasks, *session.scalars(of_rows, bind_arguments={"mapper": jobs.Job})}
-    for queue in queues:
-        if queue not in known:
-            raise ConfigurationError(f"no task, job or schedule has the queue {queue!r}{did_you_mean(queue, known)}")
 
 
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
@@ -152,19 +128,16 @@ class Savepoints:
         self._queries = queries
         self._entity = models.Job
         self._is_inside = False
-        edges = self._connection.dialect.identifier_preparer.format_table(models.tables["edges"])
-        self._are_deferrable, self._deferred = self._connection.execute(_DEFERRED, {"edges": edges}).one()
 
     def check_constraints(self) -> None:
         """Raise `IntegrityError` if a row violates a deferred constraint, as a commit does.
 
-        The constraints are deferred again afterwards.
+        The rollback defers the constraints again.
         """
-        if self._are_deferrable:
-            with self._session.begin_nested():
-                self._connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
-                if self._deferred:
-                    self._connection.execute(sa.text(f"SET CONSTRAINTS {self._deferred} DEFERRED".replace(":", "\\:")))
+        self._session.flush()
+        with self._connection.begin_nested() as savepoint:
+            self._connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+            savepoint.rollback()
 
     @contextmanager
     def begin(self) -> Generator[Session]:
@@ -258,17 +231,3 @@ class Savepoints:
 
 _CHANGES = sa.text("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables")
 """The number of rows that the transaction has inserted, changed or deleted."""
-
-_DEFERRED = sa.text(
-    """SELECT bool_or(is_deferrable), string_agg(name, ', ') FILTER (WHERE is_deferred)
-    FROM (
-      SELECT format('%I.%I', n.nspname, c.conname) AS name,
-        bool_or(c.condeferrable AND c.conrelid IS DISTINCT FROM to_regclass(:edges)) AS is_deferrable,
-        bool_and(c.condeferred) AS is_deferred
-      FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
-)
-"""Returns whether any constraint but the library's own is deferrable, and the names of the initially deferred ones.
-
-SET CONSTRAINTS affects all constraints of the same name, so a name is included only if all constraints of that name are
-deferred.
-"""

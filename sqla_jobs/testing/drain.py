@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -39,11 +38,9 @@ from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.resources import Resources
 from sqla_jobs.tasks.run_context import RunContext
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.awaiting import body_of, is_test_cancelled, resources_of_test
+from sqla_jobs.testing.awaiting import awaiting, body_of, is_test_cancelled
 from sqla_jobs.testing.claims import (
     Savepoints,
-    check_known,
-    check_queues,
     connection_of,
     expire_rows,
     known_tasks,
@@ -53,9 +50,8 @@ from sqla_jobs.testing.claims import (
     resolve,
     within_limits,
 )
-from sqla_jobs.testing.given import check_jobs
 from sqla_jobs.worker.events import event_of, started
-from sqla_jobs.worker.open_resources import Await
+from sqla_jobs.worker.open_resources import Await, Contexts
 
 Errors = Literal["raise", "record"]
 _FAILED = (RunOutcome.failed, RunOutcome.retried)
@@ -123,8 +119,7 @@ def drain(
 
     An asynchronous test calls `await session.run_sync(drain, jobs)` on its `AsyncSession`. Coroutine
     tasks are then awaited in the test's event loop, and get that `AsyncSession`. In a synchronous test, coroutine tasks
-    without a session run in the event loop of asynchronous worker contexts. Without such contexts, each of these tasks
-    runs in an event loop of its own.
+    without a session run in an event loop of `drain`.
 
     Raises a task's exception. Raises `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
     closes the session. Raises `ConfigurationError` for a coroutine task that cannot be awaited; its job stays due. Also
@@ -132,11 +127,12 @@ def drain(
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
-    check_jobs(jobs)
     own = plain_session(session, "drain(session, jobs)")
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
-    names = None if queues is None else check_queues(queues)
+    if isinstance(queues, str):
+        raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}]")
+    names = None if queues is None else list(queues)
     recorded, runs = list[BaseException](), 0
     with Runner.entered(jobs, own, ahead=seconds, resources=resources) as runner:
         ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
@@ -152,10 +148,9 @@ def drain(
             if error is not None and not is_suspended and end.outcome.kind in _FAILED:
                 is_expected = _is_expected(jobs.tasks[job.task]._declaration, error, end)
                 if (errors == "raise" and not is_expected) or is_test_cancelled():
-                    error.add_note(_note(jobs, job, end))
+                    error.add_note(_note(job, end))
                     raise error
                 recorded.append(error)
-    check_known(jobs, own, names or [])  # at the end, since a run may enqueue into a new queue
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
@@ -215,10 +210,9 @@ class Runner:
         Raises `JobsError` if the jobs have ended the session's transaction.
         """
         known_tasks(jobs, session)
-        with (
-            resources_of_test(jobs._hooks, session, resources) as (found, awaited),
-            process(jobs, session) as process_id,
-        ):
+        contexts = Contexts(jobs._hooks.worker_contexts if resources is None else [], jobs._hooks.context_in(session))
+        with awaiting() as awaited, contexts.entered(awaited), process(jobs, session) as process_id:
+            found = contexts.resources if resources is None else Resources(resources)
             yield cls(jobs, session, process_id, ahead, found, awaited)
             if session.get(jobs.Process, process_id, populate_existing=True) is None:
                 raise JobsError(
@@ -314,14 +308,12 @@ def _unrecorded(job: Claimed) -> JobsError:
     )
 
 
-def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
-    arguments = to_json(jobs.tasks.shown(job.task, from_json(job.args))).decode()
-    again = "; a worker would retry it, but the task has no retry= that covers it" * (
-        end.outcome.kind == RunOutcome.retried
-    )
+def _note(job: Claimed, end: RunEnd) -> str:
+    is_retried = end.outcome.kind == RunOutcome.retried
     return (
-        f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
-        f"with {arguments:.500}{again}; drain(…, errors='record') only records it"
+        f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r}"
+        f"{'; a worker would retry it, but the task has no retry= that covers it' if is_retried else ''}; "
+        "drain(…, errors='record') only records it"
     )
 
 

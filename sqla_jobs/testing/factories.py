@@ -15,7 +15,7 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, IfFailed, JobState
+from sqla_jobs.models.types import ENDED, MAX_ATTEMPTS, IfFailed, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
@@ -23,9 +23,8 @@ from sqla_jobs.rules.value_checks import check_integer
 from sqla_jobs.tasks.after import Begun, Waiting, check_after
 from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
 from sqla_jobs.testing.matching import some_arguments
-from sqla_jobs.testing.messages import call_of
+from sqla_jobs.testing.messages import call_of, check_task_or_jobs
 
 J = TypeVar("J", bound=JobMixin)
 StateName = Literal["blocked", "scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
@@ -70,26 +69,19 @@ def make_job(
     - `after`, `if_failed`, `batch`: as for `task.options(…)`.
     - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
 
-    Raises `ArgumentsError` for arguments that do not fit the task, and for values that no job in that state has.
+    Raises `ArgumentsError` for arguments that do not fit the task, for an unknown state, and for an attempt that no job
+    in that state has.
     """
     check_task_or_jobs(what)
-    check_error(error)
     own = plain_session(session, call_of(make_job, what, {}))
     job_class = what._models.Job
     waiting = _waiting(own, what._models, after, if_failed)
     waits = {} if waiting is None else {**waiting[1].values}
     by_default = waits.pop("state", "queued")
     reached = _state(state or by_default)
-    check_columns(job_class, columns)
     number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
     check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=columns.get("max_attempts", 1_000_000))
-    if columns.get("finished_at") is not None and reached not in ENDED:
-        raise ArgumentsError(f"a job that is {reached} has not ended: leave out finished_at=, or give another state=")
     outcomes = _outcomes(reached, number)
-    if result is not None and reached != JobState.succeeded:
-        raise ArgumentsError(f"a job that is {reached} has no result: leave out result=, or give state='succeeded'")
-    if error is not None and not any(outcome in _FAILED for outcome in outcomes):
-        raise ArgumentsError(f"a job that is {reached} after {number} attempts has no failed run: leave out error=")
     own.flush()
     last = columns.get("finished_at") or columns.get("started_at") or _now(own, job_class)
     values: dict[str, Any] = {
@@ -104,7 +96,6 @@ def make_job(
     if reached == JobState.running:
         values |= _lease(own, what._models, columns.get("queue", values["queue"]))
     values |= columns
-    _refuse_taken_key(own, job_class, values)
     job = job_class(**values)
     own.add(job)
     own.flush()
@@ -166,7 +157,6 @@ def make_batch(
     """
     check_task_or_jobs(what)
     own = plain_session(session, call_of(make_batch, what, {}))
-    check_columns(what._models.Batch, columns)
     batch = what._models.Batch(name=name, **columns)
     own.add(batch)
     own.flush()
@@ -188,18 +178,6 @@ def _waiting(
         return None
     waiting = Waiting(models, given)
     return waiting, waiting.begin(session)
-
-
-def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[str, Any]) -> None:
-    key = values.get("unique_key")
-    if key is None or values["state"] not in LIVE:
-        return
-    live = sa.select(job_class.id, job_class.state).where(job_class.unique_key == key, job_class.state.in_(LIVE))
-    if (other := session.execute(live).first()) is not None:
-        raise ArgumentsError(
-            f"job {other.id} is {other.state} and already has the unique key {key!r:.100}: give other args=, or "
-            "a state= that has ended"
-        )
 
 
 def _now(session: Session, job_class: type[Any]) -> datetime:

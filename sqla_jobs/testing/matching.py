@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from pydantic_core import to_jsonable_python
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.sharding import is_sharded, shard_of
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.rules.redaction import ENCRYPTED, HIDDEN, is_erased
 from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.encryption import codec_of
 from sqla_jobs.tasks.enqueuer import Enqueuer
-from sqla_jobs.testing.prerequisites import name_of, named, read_after, read_batch
 
 _ANOTHER = f"{HIDDEN}, a different value"
 _CLOSE = 1.0
@@ -77,8 +79,8 @@ class Criteria:
     def _waiting(self) -> dict[str, Any]:
         """The expected options `after` and `batch`, by name."""
         chosen = self._enqueuer._options
-        after = {"after": named(chosen["after"])} if "after" in chosen else {}
-        return after | ({"batch": name_of(chosen["batch"])} if "batch" in chosen else {})
+        after = {"after": _named(chosen["after"])} if "after" in chosen else {}
+        return after | ({"batch": _name_of(chosen["batch"])} if "batch" in chosen else {})
 
     def compare(self, job: JobMixin) -> list[Compared]:
         """Compare each expected value with the job's. A default counts as a given argument."""
@@ -106,11 +108,11 @@ class Criteria:
                     yield self._option(job, column, value, getattr(job, column))
             elif name == "after":
                 yield self._option(
-                    job, name, self._waiting[name], read_after(self._session, self._enqueuer._models, job)
+                    job, name, self._waiting[name], _read_after(self._session, self._enqueuer._models, job)
                 )
             elif name == "batch":
                 yield self._option(
-                    job, name, self._waiting[name], read_batch(self._session, self._enqueuer._models, job)
+                    job, name, self._waiting[name], _read_batch(self._session, self._enqueuer._models, job)
                 )
             elif name == "headers":  # header sources may have added others
                 found = {header: (job.headers or {}).get(header) for header in wanted}
@@ -157,3 +159,30 @@ def _of_some(declaration: Declaration) -> Codec:
 def arguments_of(job: JobMixin) -> Mapping[str, Any]:
     """Return the stored arguments; none if they were erased."""
     return {} if is_erased(job.args) else job.args
+
+
+def _named(given: Iterable[JobMixin | BatchMixin]) -> list[str]:
+    """Return the names of these jobs and batches, sorted: `job 17 (fetch)` or `batch 3 (import 17)`."""
+    return sorted(map(_name_of, given))
+
+
+def _name_of(one: JobMixin | BatchMixin) -> str:
+    """Return the name of a job or a batch."""
+    if isinstance(one, BatchMixin):
+        return f"batch {one.id} ({one.name})" if one.name else f"batch {one.id}"
+    return f"job {one.id} ({one.task})"
+
+
+def _read_after(session: Session, models: Models[Any], job: JobMixin) -> list[str]:
+    """Return the names of the jobs and batches that a job was enqueued after, sorted."""
+    edge: Any = models.Edge
+    of_job = edge.job_id == job.id
+    jobs = sa.select(models.Job).join(edge, edge.needs_id == models.Job.id).where(of_job)
+    batches = sa.select(models.Batch).join(edge, edge.batch_id == models.Batch.id).where(of_job)
+    return _named([*session.scalars(jobs), *session.scalars(batches)])
+
+
+def _read_batch(session: Session, models: Models[Any], job: JobMixin) -> str | None:
+    """Return the name of a job's batch."""
+    batch = None if job.batch_id is None else session.get(models.Batch, job.batch_id)
+    return None if batch is None else _name_of(batch)

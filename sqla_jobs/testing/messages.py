@@ -1,4 +1,4 @@
-"""The messages of failed assertions: the expected job, the jobs found, and the difference."""
+"""The messages of wrong calls and failed assertions: the expected job, the jobs found, and the difference."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import Differ
 from typing import Any
 
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.testing.matching import Compared, Criteria, arguments_of
 
 _SHOWN = 3
 """The maximum number of similar jobs in a message."""
 _LISTED = 10
+HOW_TO_GIVE_A_TASK: str = "write @jobs.task above a function; a class that is a task is given as jobs.tasks['its name']"
+
+
+def check_task(what: object) -> None:
+    """Raise `ArgumentsError` unless `what` is a task, with or without options."""
+    if not isinstance(what, Enqueuer):
+        raise ArgumentsError(f"expected a task, got {what!r:.200}: {HOW_TO_GIVE_A_TASK}")
+
+
+def check_task_or_jobs(what: object) -> None:
+    """Raise `ArgumentsError` unless `what` is a task or a `Jobs`."""
+    if not isinstance(what, Enqueuer | Jobs):
+        raise ArgumentsError(f"expected a task or the Jobs, got {what!r:.200}: {HOW_TO_GIVE_A_TASK}")
 
 
 def call_of(
@@ -34,11 +47,6 @@ def asked_for(criteria: Criteria) -> str:
     """Describe the expected job in one line: `of 'send' with email="a@b.c", queue="mail"`."""
     wanted = [f"{name}={json.dumps(value)}" for name, value in criteria.wanted.items()]
     return f"of {criteria.task!r}" + (f" with {', '.join(wanted)}" if wanted else "")
-
-
-def are(found: Sequence[object]) -> str:
-    """Return text after "there": `is 1 job`, `are 2 jobs` or `is none`."""
-    return f"{'is' if len(found) == 1 else 'are'} {plural(len(found), 'job')}" if found else "is none"
 
 
 def nearest(criteria: Criteria, jobs: Sequence[JobMixin]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import create_engine, func, select
 from sqlalchemy.orm import Session
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -130,25 +130,19 @@ def test_a_failed_job_is_found_understood_and_retried(page: Page, origin: str, s
     expect(page.get_by_role("row").last).to_contain_text("retry")
 
 
-def test_a_selection_survives_auto_refresh_and_so_does_the_scroll(page: Page, origin: str, session: Session) -> None:
+def test_a_selection_survives_auto_refresh(page: Page, origin: str, session: Session) -> None:
     made = [shop.add.options(delay=3600).enqueue(session, a=n) for n in range(60)]
     session.commit()
     page.goto(f"{origin}/jobs")
     rows = page.locator("tbody tr")
-    rows.nth(10).get_by_role("checkbox").check()
-    rows.nth(13).get_by_role("checkbox").click(modifiers=["Shift"])
-    expect(page.get_by_text("4 selected")).to_be_visible()
-    page.evaluate("scrollTo(0, 900)")
-    first = page.evaluate("scrollY")
-    session.execute(text("UPDATE sqla_jobs SET queue = 'elsewhere'"))
+    for row in (10, 13):
+        rows.nth(row).get_by_role("checkbox").check()
+    expect(page.get_by_text("2 selected")).to_be_visible()
     shop.add.enqueue(session, a=99)
     session.commit()
-    expect(rows.first).to_contain_text("elsewhere")
-    assert page.evaluate("scrollY") == first
-    assert rows.count() == 50  # while something is ticked nothing moves
-    expect(rows.first).to_contain_text(f"#{made[-1].id}")
-    expect(page.locator("input[name=ids]:checked")).to_have_count(4)
-    for _ in range(4):
+    expect(page.get_by_role("link", name="queued 1")).to_be_visible()  # the page was refreshed
+    expect(rows.first).to_contain_text(f"#{made[-1].id}")  # while something is ticked nothing moves
+    for _ in range(2):
         page.locator("input[name=ids]:checked").first.uncheck()
     expect(rows.first).to_contain_text("#61")
     page.get_by_label("This page").check()
@@ -227,7 +221,7 @@ def example_origin(server_url: str) -> Iterator[str]:
 PAGES = (
     *("/?span=day", "/jobs", "/jobs?state=failed&task=mail.send&created_after=2020-01-01T00:00", "/jobs?task=nothing"),
     *("/schedules", "/schedules/1", "/schedules/4", "/schedules/2/edit", "/schedules/new", "/limits", "/limits/set"),
-    *("/limits/set?gate=%23images.resize", "/tasks?span=week&sort=run95", "/processes", "/audit"),
+    *("/limits/set?gate=%23images.resize", "/tasks?span=week", "/processes", "/audit"),
 )
 
 

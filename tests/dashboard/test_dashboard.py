@@ -23,7 +23,6 @@ from sqla_jobs import JobState
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import create_blueprint
 from sqla_jobs.dashboard.data import listing
-from sqla_jobs.dashboard.data.filters import read_filter
 from sqla_jobs.dashboard.data.reading import PATIENCE, reading
 from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
@@ -200,7 +199,6 @@ def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None
     job = make_job(session, shop.add, state="running", args={"a": 1}, cancel_requested_at=datetime.now(UTC))
     session.commit()
     assert "cancelling" in visitor.get(f"/jobs/{job.id}")
-    assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
 
 
 @pytest.mark.slow
@@ -331,7 +329,7 @@ def test_filters_find_what_fits_and_nothing_else(visitor: Visitor, session: Sess
 
 @pytest.mark.parametrize("state", ["", "running", "failed"])
 @pytest.mark.slow
-def test_pages_go_forward_in_each_order_while_jobs_come_and_go(
+def test_pages_go_forward_while_jobs_come_and_go(
     visitor: Visitor, session: Session, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "SIZE", 10)
@@ -343,19 +341,18 @@ def test_pages_go_forward_in_each_order_while_jobs_come_and_go(
     if state == "running":
         session.execute(update(jobs.Job).where(jobs.Job.state == "succeeded").values(**running))
     session.commit()
-    for order in listing.orders(jobs, read_filter(jobs, {"state": state}).state):
-        found: list[int] = []
-        path: str | None = f"/jobs?state={state}&sort={order.name}"
-        while path:
-            page = visitor.get(path)
-            found += rows(page)
-            path = link(page, "next")
-            new = {"state": state or "queued", **(running if state == "running" else {})}
-            new |= {"finished_at": datetime.now(UTC), "started_at": datetime(2030, 1, 1, tzinfo=UTC)}
-            session.add(jobs.Job(task="add", args={}, **new))
-            session.commit()
-        known = [one for one in found if one <= 120]
-        assert len(known) == len(set(known)) == (30 if state else 120)
+    found: list[int] = []
+    path: str | None = f"/jobs?state={state}"
+    while path:
+        page = visitor.get(path)
+        found += rows(page)
+        path = link(page, "next")
+        new = {"state": state or "queued", **(running if state == "running" else {})}
+        new |= {"finished_at": datetime.now(UTC), "started_at": datetime(2030, 1, 1, tzinfo=UTC)}
+        session.add(jobs.Job(task="add", args={}, **new))
+        session.commit()
+    known = [one for one in found if one <= 120]
+    assert len(known) == len(set(known)) == (30 if state else 120)
 
 
 @pytest.mark.slow

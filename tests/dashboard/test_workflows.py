@@ -75,7 +75,6 @@ def test_jobs_are_filtered_by_batch_and_by_blocked(visitor: Visitor, session: Se
     assert "blocked 2 scheduled 0 queued 1" in words(visitor.get("/jobs"))
     for query, expected in (
         ("state=blocked", [second.id, third.id]),
-        ("state=blocked&sort=newest", [third.id, second.id]),
         (f"batch={batch.id}", [second.id, first.id]),
         (f"batch={batch.id}&state=blocked", [second.id]),
         (f"batch={batch.id}&state=queued", [first.id]),
@@ -99,7 +98,7 @@ def test_the_page_of_a_job_shows_what_is_before_and_after_it(
     said = words(page)
     for told in (
         f"Runs after import 17 batch, 0 of 26 ended add #{parts[0].id} queued",
-        "and 5 more",
+        "and more",
         f"Runs before add #{last.id} blocked",
         "Run without waiting",
     ):
@@ -115,20 +114,13 @@ def test_the_page_of_a_job_shows_what_is_before_and_after_it(
     assert "Workflow" not in visitor.get(f"/jobs/{alone.id}")
 
 
-def test_a_large_workflow_is_grouped_by_task_and_state(visitor: Visitor, session: Session, database: Engine) -> None:
+def test_of_a_large_workflow_the_part_around_the_job_is_drawn(visitor: Visitor, session: Session) -> None:
     first = shop.add.enqueue(session, a=1)
     shop.add.options(after=first).enqueue_many(session, ({"a": n} for n in range(300)))
-    batch = jobs.batch(session, name="import 17")
-    shop.fail.options(after=first, batch=batch).enqueue_many(session, ({"message": "x"} for _ in range(300)))
-    last = shop.add.options(after=batch, delay=1).enqueue(session, a=2)
     session.commit()
-    page = visitor.get(f"/jobs/{last.id}")
-    picture = words(graph(page).replace("<title", "<p").replace("</title", "</p"))
-    assert "Jobs are grouped by task and state." in words(page)
-    assert graph(page).count('<g class="box') == 4
-    assert "add, 301 blocked" in picture
-    assert "fail, 300 blocked" in picture
-    assert "batch: 0 of 300" in picture
+    page = visitor.get(f"/jobs/{first.id}")
+    assert "only the part around this job is shown" in words(page)
+    assert graph(page).count('<g class="box') == 201
 
 
 def test_a_chain_is_drawn_from_left_to_right(visitor: Visitor, session: Session) -> None:

@@ -305,6 +305,7 @@ def test_a_resource_that_is_not_there_or_not_the_only_one_is_an_error(
 async def _drained(database: Engine, url: str) -> None:
     with Session(database) as plain, pytest.raises(ConfigurationError):
         drain(plain, jobs)
+    life.clear()
     engine = create_async_engine(url)
     async with AsyncSession(engine) as session:
         await session.run_sync(lambda own: fetch.enqueue(own) and fetch_async.enqueue(own))

@@ -33,7 +33,7 @@ def test_a_job_is_found_by_some_of_its_arguments_and_returned(kit_session: Sessi
     with pytest.raises(AssertionError, match=f"job {two.id}"):
         assert_not_enqueued(kit_session, jobs)
     greet.enqueue(kit_session, "Ada")
-    with pytest.raises(AssertionError, match="1 of 'greet'"):
+    with pytest.raises(AssertionError, match="charge"):
         assert_enqueued(kit_session, charge)
     assert_enqueued(kit_session, jobs.tasks["greet"], name="Ada")
 

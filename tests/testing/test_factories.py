@@ -12,7 +12,6 @@ from sqla_jobs import ArgumentsError, JobState
 from sqla_jobs.testing import make_job
 from tests.testing.kit_shop import Order, ShopJob, call_the_bank, fetch, jobs, send, settle, sync
 
-ENDED = datetime(2026, 1, 2, tzinfo=UTC)
 RUNS = {
     "blocked": [],
     "scheduled": [],
@@ -59,8 +58,6 @@ def test_columns_that_are_given_win(kit_session: Session) -> None:
     job = make_job(kit_session, send.options(queue="mail"), state="failed", finished_at=ended, priority=-3)
     assert (job.queue, job.priority, job.finished_at, job.runs[0].finished_at) == ("mail", -3, ended, ended)
     assert make_job(kit_session, send, state="failed", attempt=30).max_attempts == 30
-    with pytest.raises(ArgumentsError, match="qeue"):
-        make_job(kit_session, send, qeue="mail")
 
 
 def test_a_job_has_the_gates_and_the_key_of_its_task(kit_session: Session) -> None:
@@ -77,9 +74,7 @@ def test_a_job_has_the_gates_and_the_key_of_its_task(kit_session: Session) -> No
     [
         ({"state": "done"}, "'done'"),
         ({"state": "failed", "attempt": 0}, "attempt"),
-        ({"error": OSError()}, "queued"),
         ({"args": {"email": 7}}, "email"),
-        ({"state": "failed", "finished_at": ENDED.replace(tzinfo=None)}, "tzinfo"),
         ({"state": "failed", "attempt": 9, "max_attempts": 3}, "attempt"),
     ],
     ids=str,
@@ -88,11 +83,3 @@ def test_impossible_jobs_are_refused(kit_session: Session, options: dict[str, ob
     with pytest.raises(ArgumentsError, match=named):
         make_job(kit_session, send, **options)  # type: ignore[arg-type]
     assert kit_session.query(jobs.Job).count() == 0
-
-
-def test_a_second_live_job_of_one_key_is_refused(kit_session: Session) -> None:
-    one = make_job(kit_session, sync, args={"account": 7}, state="scheduled")
-    make_job(kit_session, sync, args={"account": 7}, state="failed")
-    with pytest.raises(ArgumentsError, match=f"job {one.id}"):
-        make_job(kit_session, sync, args={"account": 7}, state="running")
-    assert kit_session.is_active

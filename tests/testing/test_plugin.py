@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -127,23 +126,3 @@ def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*DATABASE_URL*"])
     result.stdout.no_fnmatch_line("*hunter2*")
-
-
-def test_the_workers_of_xdist_share_one_server_that_ends_with_them(
-    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(
-        f"""
-        import pathlib
-
-        def test_it(sqla_jobs_session, sqla_jobs_postgres, worker_id):
-            pathlib.Path({str(tmp_path)!r}, worker_id).write_text(sqla_jobs_postgres)
-        """
-    )
-    run("--tx", "2*popen", "--dist", "each").assert_outcomes(passed=2)
-    urls = [tmp_path.joinpath(worker).read_text() for worker in ("gw0", "gw1")]
-    assert urls[0] == urls[1]
-    with pytest.raises(psycopg.OperationalError):
-        databases(urls[0])

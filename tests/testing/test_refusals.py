@@ -47,17 +47,3 @@ def test_tables_that_this_code_cannot_work_on(sqla_jobs_session: Session) -> Non
 
     sqla_jobs_session.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 99'"))
     check_refused(jobs, sqla_jobs_session, "99")
-
-
-def test_a_queue_that_is_misspelt(sqla_jobs_session: Session) -> None:
-    jobs = application()
-
-    @jobs.task(name="fine", queue="mail")
-    def fine(follow_up: str | None = None) -> None:
-        if follow_up is not None:
-            fine.options(queue=follow_up).enqueue(sqla_jobs_session)
-
-    fine.enqueue(sqla_jobs_session, follow_up="reports")
-    with pytest.raises(ConfigurationError, match="mial"):
-        drain(sqla_jobs_session, jobs, queues=["default", "mial"])
-    assert drain(sqla_jobs_session, jobs, queues=["mail", "reports"]).runs == 2

@@ -54,7 +54,7 @@ def test_a_result_that_cannot_be_stored_is_refused(kit_session: Session) -> None
 )
 def test_an_option_that_no_run_has_is_refused(kit_session: Session, options: Any) -> None:
     with pytest.raises(ArgumentsError, match=next(iter(options))):
-        run_job(kit_session, answers, **options)
+        run_job(kit_session, answers, **options)(what="text")
 
 
 def test_it_runs_no_other_job_and_no_second_attempt(kit_session: Session) -> None:

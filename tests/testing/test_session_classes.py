@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import sqlmodel
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
 
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import Jobs
 from sqla_jobs.testing import drain, run_job
 from tests.sqlmodel_shop import Order, jobs, settle
-
-REFUSED = "settle"
 
 
 @pytest.fixture
@@ -33,13 +30,3 @@ def test_run_job_and_drain_give_the_session_of_the_test(own: sqlmodel.Session) -
     assert run_job(own, settle)(order=order) == [order.id]
     settle.enqueue(own, order=order)
     assert drain(own, jobs).runs == 1
-
-
-def test_one_of_another_class_is_refused_and_the_job_stays_due(session: Session) -> None:
-    session.add(order := Order())
-    with pytest.raises(ConfigurationError, match=REFUSED):
-        run_job(session, settle)(order=order)
-    job = settle.enqueue(session, order=order)
-    with pytest.raises(ConfigurationError, match=REFUSED):
-        drain(session, jobs)
-    assert (job.state, job.attempt) == ("queued", 0)

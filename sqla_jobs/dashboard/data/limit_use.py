@@ -1,28 +1,21 @@
-"""The use of limits in the last hour, and the keys that use them now.
-
-No table stores how much of a limit is used. The figures are computed from the running jobs, the newest attempts, and
-the recorded starts of rates. The gates of a job name its limits.
-"""
+"""The keys that use limits now, from the gates of the running jobs and the recorded starts of rates."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from sqla_jobs.dashboard.data.runs import SPANS, read_period, runs_in
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.limits import EACH, rows_of
+from sqla_jobs.monitoring.limits import EACH
 from sqla_jobs.queries import Queries
 from sqla_jobs.rules.limits import HASHED_BY, is_hash
 from sqla_jobs.rules.redaction import HIDDEN
-from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.metrics import LimitStatus
 
 KEYS = 5
@@ -43,24 +36,16 @@ class KeyUse:
 class LimitUse:
     """The use of one limit."""
 
-    started: Count
-    """The number of its attempts that ended in the last hour, among the newest attempts."""
     keys: Sequence[KeyUse]
     others: int
     """The number of other keys in use."""
 
 
-def read_use(session: Session, jobs: Jobs[Any], limits: Sequence[LimitStatus], now: datetime) -> dict[str, LimitUse]:
+def read_use(session: Session, jobs: Jobs[Any], limits: Sequence[LimitStatus]) -> dict[str, LimitUse]:
     """Return the use of these limits, by gate."""
     if not limits:
         return {}
-    period = read_period(session, jobs, SPANS["hour"], now)
-    runs = runs_in(jobs, period).c
-    ended = sa.select(runs.gates, runs.queue, sa.func.count()).group_by(runs.gates, runs.queue)
     by_gate = {one.gate: one for one in limits}
-    started = Counter[str]()
-    for gates, queue, number in ask(session, jobs, ended):
-        started.update(dict.fromkeys({*rows_of(gates or ()), f"@{queue}"}, number))
     job: Any = jobs.Job
     behind = sa.select(job.gates).where(job.state == "running", job.gates.is_not(None)).limit(_RUNNING)
     counts = _keys_running(ask(session, jobs, behind), by_gate)
@@ -72,7 +57,7 @@ def read_use(session: Session, jobs: Jobs[Any], limits: Sequence[LimitStatus], n
             counted = Counter({gate: number for gate, number in of_keys.items() if number and gate not in by_gate})
         most = sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:KEYS]
         keys = [KeyUse(_shown(jobs, one, gate), used) for gate, used in most]
-        uses[one.gate] = LimitUse(Count(started[one.gate], is_least=period.is_cut), keys, len(counted) - len(keys))
+        uses[one.gate] = LimitUse(keys, len(counted) - len(keys))
     return uses
 
 

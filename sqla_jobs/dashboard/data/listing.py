@@ -1,4 +1,7 @@
-"""A page of jobs: from an index or, if there are other filters, from a look at recent jobs."""
+"""A page of jobs: from an index or, if there are other filters, from a look at recent jobs.
+
+A page begins after a row, by its id: it does not shift while rows come, and costs the same at any depth.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.dashboard.data.paging import Order
+from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.finding import ask, readable
 from sqla_jobs.monitoring.without_secrets import READ
+from sqla_jobs.rules.value_checks import read_id
 from sqla_jobs.rules.wording import Count
 
 SIZE = 50
@@ -36,29 +40,66 @@ class Found:
     """True if the page has looked at `RECENT` jobs, and not at the others."""
 
 
-def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
-    """Return the orders in which an index lists jobs in that state; the first is the default."""
-    job: Any = jobs.Job
+class BadCursor(JobsError):
+    """A URL without a valid position in the list."""
+
+
+def read_after(text: str | None) -> int | None:
+    """Return the id after which a page begins; None for the first page. Raises `BadCursor`."""
+    try:
+        return read_id(text) if text else None
+    except ValueError:
+        raise BadCursor(f"after={text!r:.40} is not an id: start from the first page") from None
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order that an index provides. The last of `columns` is the id, and all have the same direction."""
+
     columns: tuple[Any, ...]
+    is_descending: bool = False
+
+    def by(self) -> list[Any]:
+        """Return the columns for ORDER BY."""
+        return [column.desc() if self.is_descending else column.asc() for column in self.columns]
+
+    def beyond(self, session: Session, jobs: Jobs[Any], after: int) -> sa.ColumnElement[bool]:
+        """Return the condition for rows after the row with the id `after`. Raises `BadCursor` if that row is gone.
+
+        Rows without a value in the first column come first in a descending order, and last in an ascending one. In an
+        ascending order, only the first page can show such rows, since one index condition cannot express both cases.
+        """
+        first, *rest = self.columns
+        key: Any = ask(session, jobs, sa.select(*map(readable, self.columns)).where(self.columns[-1] == after)).first()
+        if key is None:
+            raise BadCursor(f"row {after}, after which this page begins, is gone: start from the first page")
+        if key[0] is None:
+            same = sa.and_(first.is_(None), self._past(rest, key[1:]))
+            return sa.or_(same, first.is_not(None)) if self.is_descending else same
+        bound = sa.literal(key[0], first.type)  # redundant, but it lets the server use the index
+        return sa.and_(self._past(self.columns, key), first <= bound if self.is_descending else first >= bound)
+
+    def _past(self, columns: Sequence[Any], key: Sequence[Any]) -> sa.ColumnElement[bool]:
+        given = sa.tuple_(*(sa.literal(value, column.type) for value, column in zip(key, columns, strict=True)))
+        return sa.tuple_(*columns) < given if self.is_descending else sa.tuple_(*columns) > given
+
+
+def order_of(jobs: Jobs[Any], state: JobState | None) -> Order:
+    """Return the order in which an index lists the jobs in that state."""
+    job: Any = jobs.Job
     match state:
         case None:
-            return [Order("newest", "newest first", (job.id,), True), Order("oldest", "oldest first", (job.id,))]
+            return Order((job.id,), is_descending=True)
         case JobState.blocked:
-            columns = (job.waits_for, job.id)
-            said = "the job that it waits for"
-            return [Order("awaited", f"by {said}", columns), Order("newest", f"by {said}, newest first", columns, True)]
+            return Order((job.waits_for, job.id))
         case JobState.scheduled:
-            columns = (job.run_at, job.id)
-            return [Order("soonest", "next first", columns), Order("latest", "last first", columns, True)]
+            return Order((job.run_at, job.id))
         case JobState.queued:
-            columns = (job.queue, job.priority, job.position, job.id)
-            return [Order("next", "next to run first", columns), Order("last", "last to run first", columns, True)]
+            return Order((job.queue, job.priority, job.position, job.id))
         case JobState.running:
-            columns = (job.started_at, job.id)
-            return [Order("longest", "longest first", columns), Order("started", "newest first", columns, True)]
+            return Order((job.started_at, job.id))
         case _:
-            columns = (job.finished_at, job.id)
-            return [Order("ended", "last ended first", columns, True), Order("first", "first ended first", columns)]
+            return Order((job.finished_at, job.id), is_descending=True)
 
 
 def count_states(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:

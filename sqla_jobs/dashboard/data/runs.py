@@ -93,7 +93,7 @@ def runs_in(jobs: Jobs[Any], period: Period) -> Any:
     """Return a subquery of the attempts that ended in a period, with columns of their jobs, or NULL if deleted."""
     job: Any = jobs.Job
     newest = _newest(jobs)
-    of_job = sa.select(job.task, job.queue, job.gates, job.run_at, job.finished_at.label("job_finished_at"))
+    of_job = sa.select(job.task, job.run_at, job.finished_at.label("job_finished_at"))
     # LIMIT makes the planner look up each row by primary key
     found = of_job.where(job.id == newest.c.job_id).limit(1).lateral("of_job")
     runs = sa.select(newest, *found.c).select_from(newest.outerjoin(found, sa.true()))
@@ -102,7 +102,7 @@ def runs_in(jobs: Jobs[Any], period: Period) -> Any:
 
 def _newest(jobs: Jobs[Any]) -> Any:
     run: Any = jobs.Run
-    named = (run.id, run.job_id, run.process_id, run.outcome, run.started_at, run.finished_at)
+    named = (run.id, run.job_id, run.outcome, run.started_at, run.finished_at)
     return sa.select(*named).order_by(run.id.desc()).limit(NEWEST).subquery("newest")
 
 

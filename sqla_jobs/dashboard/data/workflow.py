@@ -10,33 +10,26 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.batches import BatchStatus, read_batch, read_statuses
+from sqla_jobs.monitoring.batches import BatchStatus, read_statuses
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries.graphs import connected
 
 LISTED = 20
 """The maximum number of jobs in a list."""
-COUNTED = 10_000
-"""The maximum number of jobs that are counted for a list."""
-READ = 5_000
-"""The maximum number of jobs and batches of a workflow that a page reads."""
+READ = 200
+"""The maximum number of jobs and batches of a workflow on a page: those nearest to the job."""
 _EDGES = 20_000
 """The maximum number of edges that a page reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Jobs next to a job: the first ones, and their total number."""
+    """The first jobs next to a job."""
 
     jobs: Sequence[Any]
     """Rows with `id`, `task` and `state`."""
     batches: Sequence[BatchStatus]
-    number: int
-
-    @property
-    def more(self) -> int:
-        """The number of jobs that are not listed."""
-        return self.number - len(self.jobs)
+    has_more: bool
 
     @property
     def is_empty(self) -> bool:
@@ -83,16 +76,7 @@ def after_edges(session: Session, jobs: Jobs[Any], which: Any) -> Near:
 
 def _near(session: Session, jobs: Jobs[Any], query: Any, batches: Sequence[BatchStatus]) -> Near:
     rows = ask(session, jobs, query.limit(LISTED + 1)).all()
-    number = len(rows)
-    if number > LISTED:
-        counted = sa.select(sa.func.count()).select_from(query.order_by(None).limit(COUNTED).subquery())
-        number = ask(session, jobs, counted).scalar_one()
-    return Near(rows[:LISTED], batches, number)
-
-
-def read_batch_of(session: Session, jobs: Jobs[Any], batch_id: int | None) -> BatchStatus | None:
-    """Return a job's batch, or None."""
-    return None if batch_id is None else read_batch(session, jobs, batch_id)
+    return Near(rows[:LISTED], batches, len(rows) > LISTED)
 
 
 def read_workflow(session: Session, jobs: Jobs[Any], job_id: int) -> Workflow:

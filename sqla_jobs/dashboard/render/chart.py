@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqla_jobs.dashboard.data.runs import Figures, Period
 from sqla_jobs.dashboard.render.formatting import short
-from sqla_jobs.rules.wording import NOTHING, duration, plural
+from sqla_jobs.rules.wording import duration, plural
 
 WIDTH, HEIGHT = 1000.0, 100.0
 
@@ -27,7 +27,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart. `rows` holds the same data as a table."""
+    """One chart."""
 
     id: str
     title: str
@@ -39,8 +39,6 @@ class Chart:
     """The labels of the vertical axis, from the top."""
     times: Sequence[str]
     """The labels of the horizontal axis, from the left."""
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
     is_empty: bool
 
 
@@ -54,8 +52,8 @@ def charts(period: Period, whole: Figures, by_bucket: Mapping[int, Figures]) -> 
     figures = [by_bucket.get(place, Figures()) for place in range(period.buckets)]
     return [
         _throughput(period.title, whole, figures, labels, times),
-        _latency("wait", "Wait before start", whole.wait, [one.wait for one in figures], labels, times),
-        _latency("run", "Run time", whole.run, [one.run for one in figures], labels, times),
+        _latency("wait", "Wait before start", whole.wait, [one.wait for one in figures], times),
+        _latency("run", "Run time", whole.run, [one.run for one in figures], times),
     ]
 
 
@@ -75,10 +73,9 @@ def _throughput(
         )
         for place, (one, label) in enumerate(zip(figures, labels, strict=True))
     ]
-    rows = [(label, f"{one.succeeded:,}", f"{one.failed:,}") for label, one in zip(labels, figures, strict=True)]
     summary = f"{said}: {plural(whole.succeeded, 'run')} succeeded and {whole.failed:,} failed, in {len(bars)} bars."
-    marks, heads = [short(top), short(top / 2), "0"], ["From (UTC)", "Succeeded", "Failed"]
-    return Chart("throughput", "Throughput", summary, bars, [], marks, times, heads, rows, not whole.total)
+    marks = [short(top), short(top / 2), "0"]
+    return Chart("throughput", "Throughput", summary, bars, [], marks, times, not whole.total)
 
 
 def _latency(
@@ -86,20 +83,15 @@ def _latency(
     title: str,
     whole: tuple[float, float] | None,
     values: Sequence[tuple[float, float] | None],
-    labels: Sequence[str],
     times: Sequence[str],
 ) -> Chart:
     """Return the chart of a median and a 95th percentile over time."""
     top = _nice_seconds(max([pair[1] for pair in values if pair] or [1.0]))
     parts = ((1, "p95"), (0, "p50"))
     lines = [(said, path) for part, said in parts for path in _paths([pair and pair[part] for pair in values], top)]
-    rows = [
-        (label, duration(pair[0]) if pair else NOTHING, duration(pair[1]) if pair else NOTHING)
-        for label, pair in zip(labels, values, strict=True)
-    ]
     summary = f"Half within {duration(whole[0])}, 95 % within {duration(whole[1])}." if whole else "No runs."
-    marks, heads = [duration(top), duration(top / 2), "0"], ["From (UTC)", "p50", "p95"]
-    return Chart(name, title, summary, [], lines, marks, times, heads, rows, whole is None)
+    marks = [duration(top), duration(top / 2), "0"]
+    return Chart(name, title, summary, [], lines, marks, times, whole is None)
 
 
 def nice(value: float) -> float:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqla_jobs.dashboard.data.workflow import Workflow
 
-NODES = 200
-"""The maximum number of boxes. The jobs of larger workflows are grouped by task and state."""
 _LINES = 2_000
 """The maximum number of lines in a picture."""
 _WIDTH, _HEIGHT = 176, 46
@@ -24,12 +22,12 @@ _LETTERS = 21
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A job, a group of jobs, or a batch."""
+    """A job or a batch."""
 
     key: str
     title: str
     said: str
-    """The id or the number of jobs, and the state in words."""
+    """The id and the state, or the number of jobs."""
     state: str
     whole_title: str
     job_id: int | None = None
@@ -60,12 +58,6 @@ class Graph:
     """Paths from the right side of one box to the left side of another."""
     box_width: int = _WIDTH
     box_height: int = _HEIGHT
-    is_grouped: bool = False
-
-    @property
-    def states(self) -> list[str]:
-        """The states of the jobs in the picture."""
-        return sorted({one.box.state for one in self.boxes if one.box.batch_id is None})
 
 
 def graph(workflow: Workflow, here: int) -> Graph:
@@ -74,19 +66,7 @@ def graph(workflow: Workflow, here: int) -> Graph:
     batches = [_of_batch(one) for one in workflow.batches]
     levels = _levels([*(f"j{job.id}" for job in workflow.jobs), *(box.key for box in batches)], edges)
     boxes = [*(_of_job(job, here) for job in workflow.jobs), *batches]
-    if len(boxes) <= NODES:
-        return _placed(boxes, edges, levels)
-    group_of = {f"j{job.id}": f"{job.task} {job.state}" for job in workflow.jobs}
-    groups = _grouped(workflow.jobs, here)[: NODES - min(len(batches), NODES // 2)]
-    boxes = [*groups, *batches[: NODES // 2]]
-    keys = {box.key for box in boxes}
-    outer: dict[str, int] = {}
-    for key, level in levels.items():
-        name = group_of.get(key, key)
-        outer[name] = min(level, outer.get(name, level))
-    pairs = dict.fromkeys((group_of.get(one, one), group_of.get(other, other)) for one, other in edges)
-    forward = [(one, other) for one, other in pairs if {one, other} <= keys and outer[one] < outer[other]]
-    return _placed(boxes, forward, outer, is_grouped=True)
+    return _placed(boxes, edges, levels)
 
 
 def _of_job(job: Any, here: int) -> Box:
@@ -100,16 +80,6 @@ def _of_batch(one: Any) -> Box:
     state = "failed" if counts.failed else "succeeded" if counts.has_ended else "running"
     said = f"batch: {counts.ended:,} of {counts.total:,}"
     return Box(f"b{one.id}", _short(one.title), said, state, one.title, batch_id=one.id, part=counts.progress)
-
-
-def _grouped(jobs: Iterable[Any], here: int) -> list[Box]:
-    jobs = list(jobs)
-    mine = {(job.task, str(job.state)) for job in jobs if job.id == here}
-    numbers = Counter((job.task, str(job.state)) for job in jobs)
-    return [
-        Box(f"{task} {state}", _short(task), f"{number:,} {state}", state, task, is_here=(task, state) in mine)
-        for (task, state), number in numbers.items()
-    ]
 
 
 def _levels(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -131,13 +101,10 @@ def _levels(keys: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, 
     return levels
 
 
-def _placed(
-    boxes: Sequence[Box], edges: Sequence[tuple[str, str]], levels: Mapping[str, int], *, is_grouped: bool = False
-) -> Graph:
-    used = {level: place for place, level in enumerate(sorted({levels[box.key] for box in boxes}))}
-    columns: list[list[Box]] = [[] for _ in used]
+def _placed(boxes: Sequence[Box], edges: Sequence[tuple[str, str]], levels: Mapping[str, int]) -> Graph:
+    columns: list[list[Box]] = [[] for _ in range(max(levels.values()) + 1)]
     for box in boxes:
-        columns[used[levels[box.key]]].append(box)
+        columns[levels[box.key]].append(box)
     before: dict[str, list[str]] = defaultdict(list)
     for one, other in edges:
         before[other].append(one)
@@ -151,7 +118,7 @@ def _placed(
         placed |= {box.key: Placed(box, x, top + place * step) for place, box in enumerate(column)}
     lines = [_line(placed[one], placed[other]) for one, other in edges[:_LINES]]
     width = 2 * _MARGIN + len(columns) * (_WIDTH + _APART) - _APART
-    return Graph(width, 2 * _MARGIN + tallest * step - _BELOW, [*placed.values()], lines, is_grouped=is_grouped)
+    return Graph(width, 2 * _MARGIN + tallest * step - _BELOW, [*placed.values()], lines)
 
 
 def _rank(before: Sequence[str], placed: Mapping[str, Placed]) -> float:

@@ -34,23 +34,21 @@
     button.title = paused ? "Paused. Press to keep this page up to date" : "Kept up to date. Press to pause";
   };
 
+  // while rows are ticked, their list stays as it is
   const isBusy = (region) =>
+    region.querySelector("input:checked") ||
     region.querySelector("details.menu[open]") ||
     (region.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), select, textarea")) ||
     (!getSelection().isCollapsed && region.contains(getSelection().anchorNode));
-
-  const hasTicked = () => bulk && bulk.querySelector("input[name=ids]:checked");
 
   const keyOf = (element) =>
     element.id ? `#${CSS.escape(element.id)}`
     : element.dataset.key ? `[data-key="${CSS.escape(element.dataset.key)}"]`
     : element.matches("a[href]") ? `a[href="${CSS.escape(element.getAttribute("href"))}"]`
-    : element.name && element.value ? `[name="${CSS.escape(element.name)}"][value="${CSS.escape(element.value)}"]`
     : null;
 
   const replaceAll = (region, fresh) => {
     const opened = new Map([...region.querySelectorAll("details[data-key]")].map((one) => [one.dataset.key, one.open]));
-    const ticked = new Set([...region.querySelectorAll("input:checked")].map(keyOf));
     const scrolled = new Map([...region.querySelectorAll(".scroll, pre")].map((one, at) => [at, [one.scrollLeft, one.scrollTop]]));
     const active = region.contains(document.activeElement) ? document.activeElement : null;
     const focused = active && keyOf(active.matches("summary") ? active.parentElement : active);
@@ -58,28 +56,11 @@
     region.querySelectorAll("details[data-key]").forEach((one) => {
       if (opened.has(one.dataset.key)) one.open = opened.get(one.dataset.key);
     });
-    ticked.forEach((key) => {
-      const box = key && region.querySelector(key);
-      if (box) box.checked = true;
-    });
     region.querySelectorAll(".scroll, pre").forEach((one, at) => {
       if (scrolled.has(at)) [one.scrollLeft, one.scrollTop] = scrolled.get(at);
     });
     const again = focused && region.querySelector(focused);
     if (again) (active.matches("summary") ? again.querySelector("summary") : again).focus({ preventScroll: true });
-  };
-
-  // while rows are ticked, none is added or removed: each is updated in its place
-  const replaceRows = (region, fresh) => {
-    region.querySelectorAll("tr[data-id]").forEach((row) => {
-      const now = fresh.querySelector(`tr[data-id="${CSS.escape(row.dataset.id)}"]`);
-      if (!now) return;
-      [...row.children].forEach((cell, at) => {
-        if (!cell.classList.contains("tick") && !cell.contains(document.activeElement)) {
-          cell.replaceChildren(...now.children[at].childNodes);
-        }
-      });
-    });
   };
 
   const refresh = async () => {
@@ -90,8 +71,7 @@
     document.querySelectorAll("[data-live]").forEach((region) => {
       const fresh = page.getElementById(region.id);
       if (!fresh || isBusy(region) || fresh.innerHTML === region.innerHTML) return;
-      if (region.dataset.live === "rows" && hasTicked()) replaceRows(region, fresh);
-      else replaceAll(region, fresh);
+      replaceAll(region, fresh);
     });
     const clock = page.querySelector("footer");
     if (clock) document.querySelector("footer").textContent = clock.textContent;
@@ -142,14 +122,6 @@
     all.addEventListener("change", () => {
       boxes().forEach((box) => (box.checked = all.checked));
       tell();
-    });
-    let last = null;
-    bulk.addEventListener("click", (event) => {
-      if (!event.target.matches("input[name=ids]")) return;
-      const list = boxes();
-      const [from, to] = [list.indexOf(last), list.indexOf(event.target)].sort((a, b) => a - b);
-      if (event.shiftKey && from >= 0) list.slice(from, to + 1).forEach((box) => (box.checked = event.target.checked));
-      last = event.target;
     });
     bulk.addEventListener("change", tell);
     addEventListener("pageshow", tell);

@@ -7,8 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from flask import Response, request
 
-from sqla_jobs.dashboard.data.listing import SIZE
-from sqla_jobs.dashboard.data.paging import BadCursor, read_after
+from sqla_jobs.dashboard.data.listing import SIZE, BadCursor, read_after
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.monitoring.finding import ask

@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Response, abort, request
-from sqlalchemy.exc import DBAPIError
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import signals
@@ -18,7 +17,6 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
@@ -93,21 +91,14 @@ def confirm(site: Dashboard) -> Response:
         end = ask(session, jobs, sa.select(sa.func.max(job.id))).scalar() or 0
         some = sa.select(*columns(job)).where(*change.conditions(jobs._models, selection)).order_by(job.id.desc())
         sample = ask(session, jobs, some.limit(_SAMPLE)).all()
-        try:
-            with session.begin_nested():
-                by_state = change.count(session, jobs._models, selection)
-                count = sum(by_state.values())
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != "57014":
-                raise
-            count, by_state = None, {}
+        by_state = change.count(session, jobs._models, selection)
         names = read_names(session, jobs)
     is_narrowed = not selection.ids and "state" not in values["filters"] and change.by_default != change.states
     return site.render(
         "confirm.html",
         now,
         **values,
-        count=count,
+        count=sum(by_state.values()),
         counted=counted(by_state),
         narrowed_to=change.by_default if is_narrowed else (),
         selected=len(selection.ids) or None,
@@ -115,7 +106,6 @@ def confirm(site: Dashboard) -> Response:
         sample=[(row, without_secrets(site.jobs, row.task, row.args_text or "").summary) for row in sample],
         names=names,
         end=end,
-        patience=PATIENCE,
     )
 
 

@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.action import ACTIONS
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.data.workflow import read_after, read_batch_of, read_before, read_workflow
-from sqla_jobs.dashboard.render import timeline as story
+from sqla_jobs.dashboard.data.workflow import read_after, read_before, read_workflow
 from sqla_jobs.dashboard.render.graph import graph
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import LIVE, NOT_RUNNING, WAITING, JobState
+from sqla_jobs.models.types import NOT_RUNNING, WAITING, JobState
+from sqla_jobs.monitoring.batches import read_batch
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.monitoring.steps import read_steps
 from sqla_jobs.monitoring.without_secrets import read_job, read_runs
@@ -53,17 +53,13 @@ def show(site: Dashboard, job_id: int) -> Response:
             older=runs[_RUNS - 1].row.id if len(runs) > _RUNS else None,
             is_first_page=before is None,
             schedule=schedule,
-            duplicates=_duplicates(session, jobs, job),
             names=read_names(session, jobs) if job.state in WAITING else None,
             process=_process(session, jobs, job.process_id),
-            timeline=story.timeline(
-                job, [run.row for run in reversed(runs[:_RUNS])], is_whole=len(runs) <= _RUNS and before is None
-            ),
             is_known=job.task in jobs.tasks,
             reasons=jobs.why(session, job_id) if _has_reasons(job) or keeps_key else [],
             keeps_key=keeps_key,
             is_blocked=job.state == JobState.blocked,
-            batch=read_batch_of(session, jobs, job.batch_id),
+            batch=None if job.batch_id is None else read_batch(session, jobs, job.batch_id),
             after=after,
             before=before_it,
             graph=workflow and graph(workflow, job_id),
@@ -73,7 +69,6 @@ def show(site: Dashboard, job_id: int) -> Response:
             progress_message=one.progress_message,
             unique_key=one.unique_key,
             lost_in_a_row=one.lost_in_a_row,
-            key_url=_key_url(site, job),
             extras=[(name, str(value)) for name, value in one.own.items() if value is not None],
         )
 
@@ -82,15 +77,6 @@ def _has_reasons(job: Any) -> bool:
     """Return whether `why` can say more about the job's state than the page shows anyway."""
     is_stopped = job.state == JobState.cancelled and job.waits_for is not None
     return is_stopped or job.state in NOT_RUNNING
-
-
-def _key_url(site: Dashboard, job: Any) -> str:
-    """Return the URL of the jobs with the same unique key.
-
-    If nobody may search for the task's keys, return the URL of the task's jobs instead.
-    """
-    is_hidden = job.task in site.jobs.tasks.sensitive()
-    return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 
 
 def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
@@ -104,12 +90,3 @@ def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
     if process_id is None:
         return None
     return ask(session, jobs, sa.select(process.host, process.pid).where(process.id == process_id)).one_or_none()
-
-
-def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
-    """Return another live job with the same unique key, if there is one."""
-    if job.unique_key is None:
-        return None
-    other: Any = jobs.Job
-    same = (other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
-    return ask(session, jobs, sa.select(other.id, other.state).where(*same)).first()

@@ -11,9 +11,8 @@ from flask import Response, request
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
-from sqla_jobs.dashboard.data.listing import RECENT, count_states, find, last_errors, orders
+from sqla_jobs.dashboard.data.listing import RECENT, BadCursor, count_states, find, last_errors, order_of, read_after
 from sqla_jobs.dashboard.data.names import read_names
-from sqla_jobs.dashboard.data.paging import BadCursor, read_after
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.models.types import JobState
@@ -70,31 +69,26 @@ def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
 
 def show(site: Dashboard) -> Response:
     """GET /jobs"""
-    jobs, sort = site.jobs, request.args.get("sort")
+    jobs = site.jobs
     try:
         wanted = read_filter(jobs, request.args)
-        available = orders(jobs, wanted.state)
-        order = next((one for one in available if one.name == sort), available[0])
         after = read_after(request.args.get("after"))
         with site.reading() as (session, now):
-            found = find(session, jobs, wanted.selection, order, after)
+            found = find(session, jobs, wanted.selection, order_of(jobs, wanted.state), after)
             seen, tabs = lines(site, session, found.rows), count_states(session, jobs)
             names = read_names(session, jobs)
     except (BadFilter, BadCursor) as error:
         return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
-    kept = dict(wanted.given) | ({"sort": sort} if sort else {})
     return site.render(
         "jobs.html",
         now,
         wanted=wanted,
         tabs=tabs,
-        order=order,
-        orders=available,
         found=found,
         lines=seen,
         names=names,
         offered=offered(wanted.state),
         recent=RECENT,
-        next_url=None if found.next_id is None else site.url("jobs", **kept, after=found.next_id),
-        first_url=None if after is None else site.url("jobs", **kept),
+        next_url=None if found.next_id is None else site.url("jobs", **wanted.given, after=found.next_id),
+        first_url=None if after is None else site.url("jobs", **wanted.given),
     )

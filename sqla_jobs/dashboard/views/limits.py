@@ -27,7 +27,7 @@ def show(site: Dashboard) -> Response:
     """GET /limits"""
     with site.reading() as (session, now):
         found = read_limits(session, site.jobs)
-        uses = read_use(session, site.jobs, found, now)
+        uses = read_use(session, site.jobs, found)
     return site.render("limits.html", now, limits=found, uses=uses)
 
 

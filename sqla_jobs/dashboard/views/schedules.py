@@ -26,7 +26,6 @@ from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
 from sqla_jobs.monitoring.finding import ask, readable
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.monitoring.without_secrets import ShownSchedule, read_schedules
-from sqla_jobs.queries.processes import is_alive
 from sqla_jobs.rules import json_text
 from sqla_jobs.rules.value_checks import read_number
 
@@ -73,8 +72,6 @@ def show_all(site: Dashboard) -> Response:
     with site.reading() as (session, now):
         found = read_schedules(session, site.jobs, most=1000)
         recent = _recent(session, site)
-        clocks = sa.select(site.jobs.Process.id).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
-        has_clock = ask(session, site.jobs, clocks).first() is not None
     listed = [
         (
             one.row,
@@ -84,7 +81,7 @@ def show_all(site: Dashboard) -> Response:
         )
         for one in found
     ]
-    return site.render("schedules.html", now, listed=listed, has_clock=has_clock)
+    return site.render("schedules.html", now, listed=listed)
 
 
 def _recent(session: Session, site: Dashboard) -> dict[int, list[Any]]:
