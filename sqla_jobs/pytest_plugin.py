@@ -73,7 +73,9 @@ def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
         try:
             databases = entered.enter_context(Databases(sqla_jobs_postgres))
         except (psycopg.OperationalError, ArgumentError) as error:
-            pytest.fail(f"The tests cannot connect to their PostgreSQL server: {error}", pytrace=False)
+            pytest.fail(
+                f"The tests cannot connect to their server (that of DATABASE_URL if it is set): {error}", pytrace=False
+            )
         yield databases
 
 

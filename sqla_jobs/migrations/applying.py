@@ -100,8 +100,7 @@ def print_migration(engine: sa.Engine | None, models: Models[Any], output: TextI
 
 
 def _lines_of(found: int) -> list[str]:
-    steps = enumerate(STEPS[found:], start=found + 1)
-    return [f"version {number}: {(step.__doc__ or '').strip()}" for number, step in steps]
+    return [f"version {version}: {(step.__doc__ or '').strip()}" for version, step in STEPS.items() if version > found]
 
 
 def _write_version(connection: sa.Connection, models: Models[Any]) -> str:

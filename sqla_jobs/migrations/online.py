@@ -53,7 +53,6 @@ def alter(
     add: Iterable[str] = (),
     drop: Iterable[str] = (),
     checks: Mapping[str, str] | None = None,
-    unless: str = "",
 ) -> None:
     """Add columns, replace CHECKs, and drop columns, without blocking the table's writers for long.
 
@@ -62,7 +61,6 @@ def alter(
       server would scan all rows under the lock.
     - `checks`: the new rules. A rule's name is its constraint's name without the table and `_check`. The rows are
       validated while other sessions write. An empty rule drops the constraint.
-    - `unless`: statements that run under the lock, and raise an error if nothing may be changed.
     """
     constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in (checks or {}).items()}
     changes = [
@@ -72,23 +70,23 @@ def alter(
         *(f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items() if rule),
     ]
     table = names.table(noun)
-    _patiently(op, names, noun, f"ALTER TABLE {table} {', '.join(changes)}{unless and '; '}{unless}")
+    _patiently(op, names, noun, f"ALTER TABLE {table} {', '.join(changes)}")
     if validated := [f"VALIDATE CONSTRAINT {name}" for name, rule in constraints.items() if rule]:
         with _outside_transaction(op, names):
             op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
 
 
-def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bool = False) -> None:
+def build_index(op: Operations, names: Names, index: str, on: str) -> None:
     """Build an index on a table that may be large, without blocking the table's writers.
 
     `index` is the index's name without the prefix. `on` is the table's noun and the columns, such as `"runs
     (finished_at)"`. An invalid index left by a failed build is dropped first.
     """
     noun, _, definition = on.partition(" ")
-    kind, online = "UNIQUE INDEX" if unique else "INDEX", "" if names.are_new else "CONCURRENTLY"
+    online = "" if names.are_new else "CONCURRENTLY"
     with _outside_transaction(op, names):
         op.execute(f"DROP INDEX {online} IF EXISTS {names.table(index)}")
-        op.execute(f"CREATE {kind} {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
+        op.execute(f"CREATE INDEX {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
 
 
 def drop_indexes(op: Operations, names: Names, *indexes: str) -> None:
@@ -99,58 +97,9 @@ def drop_indexes(op: Operations, names: Names, *indexes: str) -> None:
             op.execute(f"DROP INDEX {online}IF EXISTS {names.table(index)}")
 
 
-def replace_unique_index(op: Operations, names: Names, index: str, on: str) -> None:
-    """Replace a unique index with one that has another predicate. At least one of the two exists at every moment."""
-    old, new = names.table(index), names.table(f"{index}_new")
-    build_index(op, names, f"{index}_new", on, unique=True)
-    statement = f"""
-            IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{quoted(new)}') AND indisvalid) THEN
-                DROP INDEX IF EXISTS {old};
-                ALTER INDEX {new} RENAME TO {names.prefix}{index};
-            ELSE
-                RAISE EXCEPTION 'there is no valid index {quoted(new)}: run the migration again';
-            END IF"""
-    _patiently(op, names, on.partition(" ")[0], statement)
-
-
-def add_foreign_keys(op: Operations, names: Names, references: Mapping[tuple[str, str], str], *, to: str) -> None:
-    """Add foreign keys to tables with few rows.
-
-    `references` maps each table's noun and column to the text that follows `FOREIGN KEY … REFERENCES … (id)`. `to` is
-    the noun of the table that all of them reference.
-    """
-    keys = {
-        (
-            names.table(noun),
-            f"{names.prefix}{noun}_{column}_fkey",
-        ): f"({column}) REFERENCES {names.table(to)} (id) {how}"
-        for (noun, column), how in references.items()
-    }
-    statements = [
-        f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} FOREIGN KEY {key} NOT VALID"
-        for (table, name), key in keys.items()
-    ]
-    _patiently(op, names, to, "; ".join(statements))
-    with _outside_transaction(op, names):
-        for table, name in keys:
-            op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
-
-
-def drop_tables(op: Operations, names: Names, *nouns: str, referenced: str) -> None:
-    """Drop tables, with their foreign keys to the table with the noun `referenced`."""
-    tables = ", ".join(names.table(noun) for noun in nouns)
-    _patiently(op, names, referenced, f"DROP TABLE IF EXISTS {tables}")
-
-
 def create_trigger(op: Operations, names: Names, noun: str, trigger: str) -> None:
     """Create or replace a trigger of the table with this noun. `trigger` is its name and what follows."""
     _patiently(op, names, noun, f"CREATE OR REPLACE TRIGGER {trigger}")
-
-
-def commit(op: Operations, names: Names) -> None:
-    """Commit the earlier statements."""
-    with _outside_transaction(op, names):
-        pass
 
 
 def _patiently(op: Operations, names: Names, noun: str, statement: str) -> None:

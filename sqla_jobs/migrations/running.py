@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, cast
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
-from sqla_jobs.migrations.online import commit
-from sqla_jobs.migrations.steps import v0001, v0002, v0003
+from sqla_jobs.migrations.steps import v0002, v0003
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
-STEPS: tuple[ModuleType, ...] = (v0001, v0002, v0003)
-"""The step to version 1, to version 2, and so on. A released step must not be changed."""
+STEPS: dict[int, ModuleType] = {2: v0002, 3: v0003}
+"""The step to each version. The first creates the tables. A released step must not be changed."""
 
 
 def upgrade(
@@ -33,9 +32,10 @@ def upgrade(
     op = cast("Operations", op)
     _check(op, from_, to, first=from_, last=to)
     names = Names.of(op, schema, prefix, are_new=from_ == 0)
-    for version in range(from_ + 1, to + 1):
-        STEPS[version - 1].upgrade(op, names)
-        _say_version(op, names, version)
+    for version, step in STEPS.items():
+        if from_ < version <= to:
+            step.upgrade(op, names)
+            _say_version(op, names, version)
 
 
 def downgrade(
@@ -52,19 +52,18 @@ def downgrade(
     op = cast("Operations", op)
     _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)
-    for version in range(from_, to, -1):
-        if version > 1:
-            commit(op, names)  # if this step is refused, the version that the steps before it have stored stays
-        STEPS[version - 1].downgrade(op, names)
-        if version > 1:
-            _say_version(op, names, version - 1)
+    for version, step in reversed(STEPS.items()):
+        if to < version <= from_:
+            step.downgrade(op, names)
+            if version - 1 in STEPS:
+                _say_version(op, names, version - 1)
 
 
 def _check(op: Operations, from_: int, to: int, *, first: int, last: int) -> None:
     check_dialect(op.get_context().dialect)
-    if not 0 <= first < last <= LATEST:
+    if first >= last or not {first, last} <= {0, *STEPS}:
         raise ConfigurationError(
-            f"from_={from_}, to={to}: this sqla_jobs knows the versions 1 to {LATEST}, and 0 for no tables; "
+            f"from_={from_}, to={to}: this sqla_jobs knows the versions {min(STEPS)} to {LATEST}, and 0 for no tables; "
             "upgrade goes up and downgrade goes down, and a later version needs a newer sqla_jobs"
         )
 

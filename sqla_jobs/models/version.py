@@ -17,7 +17,7 @@ from sqla_jobs.rules.wording import page
 
 LATEST = 3
 """The version of the tables that this release creates."""
-RELEASES: dict[int, str] = {1: "0.1", 2: "0.2", 3: "0.3"}
+RELEASES: dict[int, str] = {2: "0.2", 3: "0.3"}
 """The releases, by the version of the tables that each release creates."""
 HELP = (
     "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them, with a revision that calls "
@@ -41,7 +41,7 @@ def found_version(connection: sa.Connection, jobs: sa.Table) -> int | None:
 
 
 def releases_on(version: int) -> str:
-    """Return the releases whose code runs on tables of this version, as text such as `0.1 and 0.2`."""
+    """Return the releases whose code runs on tables of this version, as text such as `0.2 and 0.3`."""
     return " and ".join(RELEASES[one] for one in (version - 1, version) if one in RELEASES)
 
 

@@ -173,7 +173,7 @@ def test_a_database_that_is_given_is_used_and_gets_no_table_but_those_of_jobs(
     finally:
         process.terminate()
         assert process.wait(30) == 0
-    assert terminal.said.startswith("version 1: ")
+    assert terminal.said.startswith("version 2: ")
     assert not (folder / ".sqla-jobs").exists()
     engine = create_engine(database_url)
     with engine.connect() as connection:

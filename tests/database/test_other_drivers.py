@@ -29,7 +29,7 @@ def test_the_tables_are_refused_by_another_database_before_any_is_made(sqlite: E
     with pytest.raises(ConfigurationError, match=cause):
         Base.metadata.create_all(sqlite)
     with sqlite.begin() as connection, pytest.raises(ConfigurationError, match=cause):
-        migrations.upgrade(Operations(MigrationContext.configure(connection)), from_=0, to=1)
+        migrations.upgrade(Operations(MigrationContext.configure(connection)), from_=0, to=2)
     assert inspect(sqlite).get_table_names() == []
 
 

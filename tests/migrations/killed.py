@@ -39,7 +39,7 @@ def run(url: str, direction: str, last: int) -> None:
         with engine.connect() as connection:
             context = MigrationContext.configure(connection)
             with context.begin_transaction():
-                downgrade(Operations(context), from_=LATEST, to=1)
+                downgrade(Operations(context), from_=LATEST, to=2)
     engine.dispose()
 
 

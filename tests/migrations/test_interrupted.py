@@ -6,17 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
 
-from sqla_jobs.migrations import LATEST, downgrade, upgrade
+from sqla_jobs.migrations import upgrade
 from sqla_jobs.migrations.applying import migrate
 from sqla_jobs.migrations.comparison import compare
 from tests.conftest import ROOT
@@ -38,14 +35,10 @@ def run(engine: Engine, step: Callable[[Operations], None]) -> None:
             step(Operations(context))
 
 
-def down(engine: Engine) -> None:
-    run(engine, lambda op: downgrade(op, from_=LATEST, to=1))
-
-
 @pytest.fixture
 def before(engine: Engine) -> Engine:
-    """An engine on a database with the tables of version 1, from which a migration takes every kind of step."""
-    run(engine, lambda op: upgrade(op, from_=0, to=1))
+    """An engine on a database with the tables of the release before."""
+    run(engine, lambda op: upgrade(op, from_=0, to=2))
     return engine
 
 
@@ -68,35 +61,11 @@ def killed(database_url: str) -> Iterator[Callable[[str, int], str]]:
         assert process.wait(20) == 0
 
 
-@contextmanager
-def second_of_a_key(url: str) -> Generator[list[str]]:
-    """All the while, insert a second job of one unique key. Yield what becomes of it, without repetitions."""
-    found = list[str]()
-    stop = threading.Event()
-
-    def insert() -> None:
-        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-            while not stop.is_set():
-                try:
-                    connection.execute(INSERT)
-                    found.append("inserted")
-                except psycopg.errors.UniqueViolation as error:
-                    if (name := str(error.diag.constraint_name)) not in found:
-                        found.append(name)
-
-    thread = threading.Thread(target=insert)
-    thread.start()
-    yield found
-    stop.set()
-    thread.join()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_migration_that_was_killed_at_any_statement_is_run_again(
     before: Engine, database_url: str, killed: Callable[[str, int], str]
 ) -> None:
-    """One job of a unique key is live all the time, and no second one gets in."""
     tables = {"down": catalog(database_url)}
     with before.begin() as connection:
         connection.execute(text(INSERT))
@@ -104,19 +73,17 @@ def test_a_migration_that_was_killed_at_any_statement_is_run_again(
     tables["up"] = catalog(database_url)
     assert killed("down", 0) == "done"
     number, ended = 0, set[str]()
-    with second_of_a_key(database_url) as found:
-        for number in range(1, 100, 4):
-            ended.clear()
-            for direction in ("up", "down"):
-                ended.add(how := killed(direction, number))
-                if how == "killed":
-                    assert killed(direction, 0) == "done"
-                assert catalog(database_url) == tables[direction], f"{direction}, killed at statement {number}"
-            if ended == {"done"}:
-                break
+    for number in range(1, 100, 2):
+        ended.clear()
+        for direction in ("up", "down"):
+            ended.add(how := killed(direction, number))
+            if how == "killed":
+                assert killed(direction, 0) == "done"
+            assert catalog(database_url) == tables[direction], f"{direction}, killed at statement {number}"
+        if ended == {"done"}:
+            break
     assert ended == {"done"}
     assert number > 20
-    assert set(found) <= {"sqla_jobs_unique_key", "sqla_jobs_unique_key_new"}
 
 
 @pytest.mark.slow
@@ -183,29 +150,8 @@ def test_of_several_migrations_at_once_one_does_it_and_the_others_wait(before: E
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(map(len, lines)) == [0, 0, 0, LATEST - 1]
+    assert sorted(map(len, lines)) == [0, 0, 0, 1]
     assert_migrated(before)
-
-
-STEP = """
-    WITH job AS (INSERT INTO sqla_jobs (task, args) VALUES ('write', '{}') RETURNING id)
-    INSERT INTO sqla_steps (job_id, name, number, run_id) SELECT id, 'charge', 1, 1 FROM job
-"""
-
-
-def test_a_downgrade_is_refused_while_a_job_goes_on_from_its_steps(before: Engine, database_url: str) -> None:
-    """Code of version 1 would do them again."""
-    run(before, lambda op: upgrade(op, from_=1, to=2))
-    tables = catalog(database_url)
-    migrate(before, MAPPED._models)
-    with before.begin() as connection:
-        connection.execute(text(STEP))
-    with pytest.raises(DBAPIError, match="job 1 has done steps and has not ended"):
-        down(before)
-    assert catalog(database_url) == tables, "the step before it stays done, and the comment says so"
-    with before.begin() as connection:
-        connection.execute(text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now()"))
-    run(before, lambda op: downgrade(op, from_=2, to=1))
 
 
 def assert_migrated(engine: Engine) -> None:

@@ -56,9 +56,9 @@ def readers(engine: Engine, steps: list[str]) -> list[tuple[str, int]]:
             context = MigrationContext.configure(connection)
             with context.begin_transaction():
                 if step == "up":
-                    upgrade(Operations(context), from_=1, to=LATEST)
+                    upgrade(Operations(context), from_=2, to=LATEST)
                 else:
-                    downgrade(Operations(context), from_=LATEST, to=1)
+                    downgrade(Operations(context), from_=LATEST, to=2)
     beside.dispose()
     return found
 
@@ -68,10 +68,10 @@ def test_no_rows_are_read_under_a_lock_that_writers_wait_for(engine: Engine) -> 
         if connection.scalar(text("SELECT to_regproc('pg_stat_force_next_flush') IS NULL")):
             pytest.skip("before PostgreSQL 15 the server tells of the rows that it reads later")
         context = MigrationContext.configure(connection)
-        upgrade(Operations(context), from_=0, to=1)
+        upgrade(Operations(context), from_=0, to=2)
         connection.execute(text(FILL))
     found = readers(engine, ["up", "down"])
-    assert len(found) > 20
+    assert len(found) == 2
     assert [(statement, rows) for statement, rows in found if rows] == []
 
 
@@ -81,7 +81,7 @@ def test_writers_go_on_while_the_rules_change(database: Engine) -> None:
     with database.connect() as connection:
         context = MigrationContext.configure(connection)
         with context.begin_transaction():
-            downgrade(Operations(context), from_=LATEST, to=1)
+            downgrade(Operations(context), from_=LATEST, to=2)
     with Session(database) as business:
         shop.mark.enqueue(business, n=0)
         business.flush()

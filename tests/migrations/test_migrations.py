@@ -20,6 +20,7 @@ from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.migrations import LATEST, downgrade, upgrade
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
+from sqla_jobs.migrations.running import STEPS
 from sqla_jobs.testing.databases import new_database
 from tests.application import JOBS, READS_TOML, SEPARATORS, Application, import_as_old_alembics_forget_to
 
@@ -284,7 +285,7 @@ def test_the_sql_of_migrate_makes_the_same_tables(tmp_path: Path, database_url: 
     app = Application(tmp_path, database_url)
     app.write_shop(more=JOBS.format(options="schema='ops'"))
     sql = app.sqla_jobs("migrate", "shop:jobs", "--sql")
-    assert len(app.sqla_jobs("migrate", "shop:jobs").splitlines()) == LATEST
+    assert len(app.sqla_jobs("migrate", "shop:jobs").splitlines()) == len(STEPS)
     assert len(app.sqla_jobs("migrate", "shop:jobs").splitlines()) == 1
     assert app.sqla_jobs("migrate", "shop:jobs", "--sql") == ""
     with new_database(server_url) as other:
@@ -335,10 +336,10 @@ def run(engine: Engine, step: Callable[[Operations], None]) -> None:
 
 WRONG: dict[str, Callable[[Operations], None]] = {
     "later": lambda op: upgrade(op, from_=0, to=LATEST + 1),
-    "down": lambda op: upgrade(op, from_=1, to=0),
-    "up": lambda op: downgrade(op, from_=0, to=1),
-    "prefix": lambda op: upgrade(op, from_=0, to=1, prefix="My-"),
-    "schema": lambda op: upgrade(op, from_=0, to=1, schema=""),
+    "down": lambda op: upgrade(op, from_=2, to=0),
+    "up": lambda op: downgrade(op, from_=0, to=2),
+    "prefix": lambda op: upgrade(op, from_=0, to=2, prefix="My-"),
+    "schema": lambda op: upgrade(op, from_=0, to=2, schema=""),
 }
 
 
@@ -377,7 +378,7 @@ def test_a_downgrade_leaves_a_schema_that_it_did_not_make_or_that_is_used(engine
 
 def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
     """CREATE INDEX without CONCURRENTLY would wait for the writer, and every later writer for it."""
-    run(engine, lambda op: upgrade(op, from_=0, to=1))
+    run(engine, lambda op: upgrade(op, from_=0, to=2))
 
     def build(op: Operations) -> None:
         names = Names.of(op, None, "sqla_")
@@ -410,10 +411,10 @@ def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
 
 
 def test_an_environment_that_has_begun_a_transaction_is_told_to_commit_it(engine: Engine) -> None:
-    run(engine, lambda op: upgrade(op, from_=0, to=1))
+    run(engine, lambda op: upgrade(op, from_=0, to=2))
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = 4000"))
         context = MigrationContext.configure(connection)
         with pytest.raises(ConfigurationError, match="commit"), context.begin_transaction():
-            upgrade(Operations(context), from_=1, to=LATEST)
-    run(engine, lambda op: upgrade(op, from_=1, to=LATEST))
+            upgrade(Operations(context), from_=2, to=LATEST)
+    run(engine, lambda op: upgrade(op, from_=2, to=LATEST))

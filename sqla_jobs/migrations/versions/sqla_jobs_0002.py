@@ -5,16 +5,16 @@ from alembic import op
 from sqla_jobs.migrations import branch
 
 revision = "sqla_jobs_0002"
-down_revision = "sqla_jobs_0001"
-branch_labels = None
+down_revision = None
+branch_labels: tuple[str, ...] = ("sqla_jobs",)
 depends_on = None
 
 
 def upgrade() -> None:
-    """Shorten the CHECKs, and add the columns of version 2."""
-    branch.upgrade(op, from_=1, to=2)
+    """Create the tables."""
+    branch.upgrade(op, from_=0, to=2)
 
 
 def downgrade() -> None:
-    """Restore the CHECKs of version 1, and drop the columns of version 2."""
-    branch.downgrade(op, from_=2, to=1)
+    """Drop the tables."""
+    branch.downgrade(op, from_=2, to=0)
