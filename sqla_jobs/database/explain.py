@@ -54,7 +54,7 @@ def explain(error: BaseException) -> str:
         return (
             f"the database says: {_message(error)}: this server is a standby, or read-only; give the address of the "
             "primary, or several hosts with target_session_attrs=read-write "
-            f"({page('operating')}#connections)"
+            f"({page('connections')}#failover)"
         )
     if isinstance(error, DBAPIError | psycopg.Error) and any(word in _message(error) for word in _OF_POOLER):
         return (
