@@ -303,7 +303,7 @@ def test_one_commit_may_tell_of_thousands_of_queues(engine: Engine, sent: Sent) 
 
 
 def test_what_changes_jobs_as_objects_is_told_and_what_adds_or_changes_rows_is_not(engine: Engine, sent: Sent) -> None:
-    """As the table of docs/workers.md says."""
+    """As the table of docs/connections.md says."""
     with Session(engine) as session:
         session.add(job := jobs.Job(task="write", args={"n": 1}))
         session.commit()

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import click
 import pytest
+import yaml
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
@@ -350,3 +351,8 @@ def parse(command: click.Command, arguments: list[str]) -> None:
         command = command.get_command(context, arguments[0]) or pytest.fail(f"there is no command {arguments[0]}")
         arguments = arguments[1:]
     command.make_context("command", list(arguments), context)
+
+
+def test_every_block_of_yaml_can_be_read() -> None:
+    for block in (block for page in PAGES for block in blocks(page, "yaml")):
+        assert yaml.safe_load(block.code), block
