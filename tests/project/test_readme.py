@@ -184,7 +184,7 @@ def write_modules(name: str, folder: Path) -> None:
     ("name", "passed"),
     [
         ("testing", 6),
-        ("testing-applications", 5),
+        ("testing-applications", 2),
         ("sqlmodel", 1),
     ],
 )
