@@ -139,12 +139,6 @@ def run(session: Session, task: Any) -> tuple[str, str | None]:
 
 
 @pytest.mark.slow
-def test_each_of_two_blocks_calls_once_and_nothing_after_them_runs(session: Session) -> None:
-    assert run(session, nested) == ("failed", "TimeoutError")
-    assert said == ["inner", "outer"]
-
-
-@pytest.mark.slow
 def test_a_call_that_fails_is_logged_and_the_interruption_follows(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,16 +157,6 @@ def test_a_block_waits_for_a_call_in_progress(session: Session) -> None:
         let_go.set()
         wait_until(lambda: ended(session, job)[0])
     assert (said, ended(session, job)) == (["called"], ("failed", "TimeoutError"))
-
-
-@pytest.mark.slow
-def test_nothing_is_called_after_the_block(session: Session) -> None:
-    assert run(session, late) == ("failed", "TimeoutError")
-    assert said == []
-
-
-def test_a_coroutine_is_told_what_to_do_instead(session: Session) -> None:
-    assert run(session, coroutine) == ("failed", "sqla_jobs.errors.JobsError")
 
 
 def test_what_cannot_be_called_is_refused_and_tests_run_the_block(database: Engine, session: Session) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.pool import QueuePool
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import DeclarationError, Jobs
+from sqla_jobs import Jobs
 from tests.coroutines.rows import asynchronous
 from tests.helpers import states, wait_until
 
@@ -107,12 +107,6 @@ async def coroutine_begins_itself(session: AsyncSession, how: str) -> None:
     async with session.begin():
         session.add(Line())
     raise ValueError(how)
-
-
-@jobs.task(lazy=True)
-def with_row(session: Session, order: Order) -> str:
-    wait()
-    return "ended"
 
 
 LAZY = pytest.mark.parametrize("task", ["lazy", "lazy_coroutine", "lazy_coroutine by asyncpg"])
@@ -233,17 +227,6 @@ def test_one_that_has_lost_its_job_commits_nothing(session: Session, database: E
     assert ended(session, job_id) == []
 
 
-def test_a_row_among_its_arguments_begins_it(session: Session, database: Engine) -> None:
-    session.add(order := Order())
-    job_id = enqueued(session, "with_row", order=order)
-    with jobs.worker(clock=False):
-        assert waiting.wait(20)
-        wait_until(lambda: in_transaction(session) == 1)
-        go_on.set()
-        wait_until(lambda: ended(session, job_id))
-    assert ended(session, job_id) == [("succeeded", "ended", None)]
-
-
 @jobs.task(lazy=True, retry=ONCE, max_attempts=2)
 def read(session: Session) -> int | None:
     return session.scalar(select(func.count(Line.id)))
@@ -276,9 +259,3 @@ def plain(n: int) -> None: ...
 
 
 async def coroutine(n: int) -> None: ...
-
-
-@pytest.mark.parametrize(("target", "lazy"), [(plain, True), (coroutine, True), (plain, "yes")])
-def test_a_task_that_cannot_be_lazy_is_refused_when_it_is_declared(target: Any, lazy: Any) -> None:
-    with pytest.raises(DeclarationError, match="lazy"):
-        Jobs(type("Other", (DeclarativeBase,), {})).task(lazy=lazy)(target)

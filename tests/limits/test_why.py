@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
-from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
 from tests import limited_shop as shop
 from tests.limited_shop import jobs
 
@@ -128,14 +127,3 @@ def test_the_jobs_of_a_vanished_process_are_told_of(served: Session) -> None:
 def test_what_is_not_committed_is_told(served: Session) -> None:
     job = shop.plain.enqueue(served, n=1)
     assert "commit" in jobs.why(served, job)[0]
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-odd = Jobs(Base, schema="Odd schema", prefix="q_")
-
-
-@odd.task(limits=[ConcurrencyLimit(1, key="n", ordered="hold"), RateLimit(1, per=60)])
-def odd_one(n: int) -> None: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from sqla_jobs.migrations import LATEST, downgrade, upgrade
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
 from sqla_jobs.testing.databases import new_database
-from tests.application import JOBS, READS_TOML, SEPARATORS, Application, import_as_old_alembics_forget_to
+from tests.application import JOBS, Application
 
 CATALOG = r"""
 SELECT 'schema', nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
@@ -218,28 +217,6 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", [next(iter(SEPARATORS)), *(["pyproject"] if READS_TOML else [])])
-def test_the_branch_is_found_by_each_form_of_version_locations(form: str, tmp_path: Path, database_url: str) -> None:
-    app = fresh(tmp_path, database_url, {}, "pyproject" if form == "pyproject" else "generic")
-    if form != "pyproject":
-        app.locate_revisions(*LOCATIONS, separator=form)
-    else:
-        path = tmp_path / "pyproject.toml"
-        line = f"version_locations = {json.dumps(LOCATIONS)}\n"
-        path.write_text(path.read_text().replace("[tool.alembic]\n", f"[tool.alembic]\n{line}"))
-
-    assert "sqla_jobs_0003 (sqla_jobs) (head)" in app.alembic("heads")
-    assert "Multiple head revisions" in app.alembic("upgrade", "head", code=-1)
-    app.alembic("upgrade", "heads")
-    app.alembic("merge", "heads", "-m", "merge")
-    app.alembic("upgrade", "head")
-    app.alembic("revision", "-m", "next")
-    assert set(app.revisions_by_message()) == {"orders", "merge", "next"}, "all files are in its own folder"
-    app.alembic("upgrade", "head")
-    app.alembic("check")
-
-
-@pytest.mark.slow
 def test_columns_of_the_application_are_found_by_its_own_autogenerate(tmp_path: Path, database_url: str) -> None:
     app = fresh(tmp_path, database_url, {})
     by_the_branch(app)
@@ -279,19 +256,6 @@ def jobs(engine: Engine) -> Jobs[Any]:
     return jobs
 
 
-@pytest.mark.slow
-def test_the_sql_of_migrate_makes_the_same_tables(tmp_path: Path, database_url: str, server_url: str) -> None:
-    app = Application(tmp_path, database_url)
-    app.write_shop(more=JOBS.format(options="schema='ops'"))
-    sql = app.sqla_jobs("migrate", "shop:jobs", "--sql")
-    assert len(app.sqla_jobs("migrate", "shop:jobs").splitlines()) == LATEST
-    assert len(app.sqla_jobs("migrate", "shop:jobs").splitlines()) == 1
-    assert app.sqla_jobs("migrate", "shop:jobs", "--sql") == ""
-    with new_database(server_url) as other:
-        execute(other, sql)
-        assert catalog(other) == catalog(database_url)
-
-
 def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Application) -> None:
     app.alembic("revision", "--autogenerate", "-m", "orders")
     app.alembic("upgrade", "head")
@@ -299,30 +263,6 @@ def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Appl
     refusal = app.sqla_jobs("migrate", "shop:jobs", code=1)
     assert "public.alembic_version" in refusal
     assert "CREATE TABLE sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--sql")
-
-
-@pytest.mark.slow
-def test_autogenerate_makes_the_tables(tmp_path: Path, database_url: str) -> None:
-    app = Application(tmp_path, database_url)
-    app.write_shop(more=JOBS.format(options="schema='ops', prefix='x_'"))
-    app.begin_history(configure="include_schemas=True")
-    execute(database_url, "CREATE SCHEMA ops")
-    app.alembic("revision", "--autogenerate", "-m", "everything")
-    import_as_old_alembics_forget_to(app.folder / "alembic")
-    app.alembic("upgrade", "head")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
-
-
-@pytest.mark.slow
-def test_the_branch_says_what_its_environment_lacks(tmp_path: Path, database_url: str) -> None:
-    app = fresh(tmp_path, database_url, {})
-    app.locate_revisions(*LOCATIONS)
-    app.write_shop()
-    with pytest.raises(ConfigurationError, match=r"env\.py"):
-        app.alembic("upgrade", "heads")
-    app.write_shop(more=JOBS.format(options="") + "Jobs(Base, prefix='x_')")
-    with pytest.raises(ConfigurationError, match="sqla_jobs, x_jobs"):
-        app.alembic("upgrade", "heads")
 
 
 def run(engine: Engine, step: Callable[[Operations], None]) -> None:
@@ -340,39 +280,6 @@ WRONG: dict[str, Callable[[Operations], None]] = {
     "prefix": lambda op: upgrade(op, from_=0, to=1, prefix="My-"),
     "schema": lambda op: upgrade(op, from_=0, to=1, schema=""),
 }
-
-
-@pytest.mark.parametrize("step", WRONG.values(), ids=WRONG)
-def test_versions_and_names_that_cannot_be_are_refused(step: Callable[[Operations], None], engine: Engine) -> None:
-    with pytest.raises(ConfigurationError):
-        run(engine, step)
-
-
-def test_a_downgrade_leaves_a_schema_that_it_did_not_make_or_that_is_used(engine: Engine, database_url: str) -> None:
-    def up(op: Operations) -> None:
-        upgrade(op, from_=0, to=LATEST, schema="ops")
-
-    def down(op: Operations) -> None:
-        downgrade(op, from_=LATEST, to=0, schema="ops")
-
-    def schemas() -> list[str]:
-        return [row[1] for row in catalog(database_url) if row[0] == "schema"]
-
-    for statement, left in (
-        ("SELECT 1", ["public"]),
-        ("CREATE SCHEMA ops", ["ops", "public"]),
-        ("DROP SCHEMA ops", ["public"]),
-    ):
-        with engine.begin() as connection:
-            connection.execute(text(statement))
-        run(engine, up)
-        run(engine, down)
-        assert schemas() == left
-    run(engine, up)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE ops.other ()"))
-    run(engine, down)
-    assert schemas() == ["ops", "public"]
 
 
 def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:

@@ -170,27 +170,6 @@ LOST = """
 """
 
 
-def test_the_released_library_charges_an_attempt_for_each_loss(
-    libraries: tuple[Library, Library], engine: Engine, database_url: str
-) -> None:
-    """Also of a job that counts its losses apart. The downgrade keeps it."""
-    old, new = libraries
-    new.sqla_jobs("migrate")
-    new.python("-c", LOSING, database_url)
-    with engine.begin() as connection:
-        connection.execute(text(LOST))
-    worker, shop = old.worker(), Shop(engine)
-    wait_until(
-        lambda: shop.rows("SELECT attempt, state FROM sqla_jobs ORDER BY id") == [(2, "succeeded"), (1, "succeeded")]
-    )
-    worker.stop()
-    found = shop.rows("SELECT job_id, outcome, attempt FROM sqla_runs ORDER BY job_id, id")
-    assert found == [(1, "lost", 1), (1, "succeeded", 2), (2, "succeeded", 1)]
-    new.python("-c", DOWN, database_url, str(LATEST))
-    assert shop.value("SELECT obj_description('sqla_jobs'::regclass)") == f"sqla_jobs schema {OLD}"
-    assert shop.value("SELECT count(*) FROM sqla_jobs") == 2
-
-
 BLOCKED = """
 import sys
 from sqlalchemy import create_engine

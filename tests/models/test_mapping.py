@@ -1,6 +1,5 @@
 """The models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
 
-import pickle
 import re
 import subprocess
 import sys
@@ -334,15 +333,6 @@ def test_a_job_class_may_compute_columns(engine: Engine) -> None:
         assert other.shout == "NOW"
         with pytest.raises(ArgumentsError, match="shout"):
             double.options(columns={"shout": "NOW"})
-
-
-def test_a_row_can_be_pickled_where_its_class_is_made(engine: Engine) -> None:
-    jobs = Jobs(base := plain_base(), prefix="kept_")
-    base.metadata.create_all(engine)
-    with Session(engine) as session:
-        job = run_one(jobs, session)
-        again, run = pickle.loads(pickle.dumps((job, job.runs[0])))
-    assert (type(again), again.id, again.args, run.result) == (jobs.Job, job.id, {"n": 21}, 42)
 
 
 def test_importing_the_package_loads_none_of_its_edges() -> None:

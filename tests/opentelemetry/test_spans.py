@@ -103,20 +103,6 @@ def test_what_a_run_enqueues_is_part_of_its_trace(session: Session, exported: Ex
     assert links(exported.span("process mail")) == [ids(exported.span("send mail"))]
 
 
-def test_a_run_without_a_context_has_no_link(session: Session, exported: Exported) -> None:
-    session.execute(text("""INSERT INTO sqla_jobs (task, args) VALUES ('looks', '{}')"""))
-    session.execute(text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('looks', '{}', '{"request": "x"}')"""))
-    drain(session, jobs)
-    assert [(span.parent, span.links) for span in exported.spans("process default")] == [(None, ())] * 2
-
-
-def test_headers_that_the_caller_gives_stay(session: Session, exported: Exported) -> None:
-    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    shop.mails.options(headers={"traceparent": given}).enqueue(session, to="ada")
-    drain(session, jobs)
-    assert links(exported.span("process mail")) == [(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)]
-
-
 def looks_for(session: Session, user: str) -> Any:
     """A job that was enqueued with such baggage."""
     token = context.attach(baggage.set_baggage("user", user))
@@ -185,13 +171,6 @@ def test_an_enqueue_that_is_refused_is_an_error(session: Session, exported: Expo
     assert (send.status.description, send.events) == (None, ())
 
 
-def test_a_job_that_is_inserted_at_once_is_named_by_its_id(session: Session, exported: Exported) -> None:
-    job = shop.mails.options(unique_key="ada").enqueue(session, to="ada")
-    attributes = exported.span("send mail").attributes
-    assert attributes is not None
-    assert attributes["messaging.message.id"] == str(job.id)
-
-
 def untold(session: Session) -> int:
     session.rollback()
     return session.scalar(text("SELECT count(*) FROM sqla_runs WHERE untold_at IS NOT NULL")) or 0
@@ -246,12 +225,3 @@ def test_a_processor_of_spans_that_raises_stops_no_job(
     assert job.state == "succeeded"
     assert "of the processor" in caplog.text
     assert not trace.get_current_span().get_span_context().is_valid
-
-
-def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
-    shop.mails.enqueue(session, to="ada")
-    with exported.traces.get_tracer("test").start_as_current_span("test"):
-        drain(session, jobs)
-    process = exported.span("process mail")
-    assert process.parent == exported.span("test").context
-    assert links(process) == [ids(exported.span("send mail"))]
