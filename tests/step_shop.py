@@ -124,14 +124,6 @@ def transactional(session: Session, run: RunContext, order: Order) -> list[int]:
     return [paid, seen]
 
 
-@jobs.task(retry=FAST, lazy=True)
-def lazy(session: Session, run: RunContext) -> None:
-    run.step("first", nothing)
-    run.step("second", write, session, "second")
-    session.add(Effect(kind="end"))
-    fail_until(run, 2)
-
-
 async def write_awaited(session: AsyncSession, kind: str) -> str:
     calls.append(kind)
     session.add(Effect(kind=kind))

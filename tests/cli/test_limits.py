@@ -118,20 +118,6 @@ def test_an_operator_sets_and_clears_a_limit_with_audit_lines(declared: Engine, 
     ]
 
 
-REFUSED: list[tuple[list[str], int]] = [
-    (["set", "strippe", "--running", "1"], 2),
-    (["set", "--running", "1"], 2),
-    (["set", "pair", "--queue", "default", "--running", "1"], 2),
-    (["set", "--queue", "default", "--key", "1", "--running", "1"], 2),
-    (["set", "pair"], 2),
-    (["set", "pair", "--rate", "5"], 2),
-    (["set", "pair", "--key", "1", "--running", "5"], 2),  # no task declares it with key=
-    (["set", "ordered", "--running", "2"], 2),
-    (["set", "--queue", "defualt", "--running", "2"], 1),
-    (["clear", "stripe"], 1),  # it is as code says it
-]
-
-
 def test_the_audit_shows_actors_and_subjects_and_is_searched(declared: Engine, session: Session) -> None:
     run("limit", "set", "stripe", "--running", "40", "--actor", "ada")
     run("limit", "set", "keyed", "--key", "17", "--running", "2", "--actor", "grace")

@@ -123,16 +123,3 @@ def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Sess
         ("set", "limit keyed of key 17", {"running": 2}),
         ("set", "limit of queue default", {"running": 20}),
     ]
-
-
-REFUSED: list[tuple[str, dict[str, str], int]] = [
-    ("set", {"which": "strippe", "running": "1"}, 400),
-    ("set", {"running": "1"}, 400),
-    ("set", {"which": "pair", "queue": "default", "running": "1"}, 400),
-    ("set", {"which": "pair"}, 400),
-    ("set", {"which": "pair", "running": "many"}, 400),
-    ("set", {"gate": "#pair", "running": "-1"}, 400),
-    ("set", {"gate": "%rated", "rate": "1"}, 400),
-    ("set", {"gate": "#nothing", "running": "1"}, 404),
-    ("clear", {"gate": "\0"}, 404),
-]

@@ -172,40 +172,6 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
     app.dispose()
 
 
-@pytest.mark.slow
-def test_it_goes_on_claiming_and_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
-    """Such as the `sys.exit` of a helper for scripts. Less code catches that than an error."""
-    has_no_token, refused = threading.Event(), list[bool]()
-
-    def refuse(*_: object) -> None:
-        if has_no_token.is_set():
-            refused.append(True)
-            raise SystemExit("no token")
-
-    app = create_engine(database_url)
-    event.listen(app, "do_connect", refuse)
-    jobs.bind(app)
-    dsn = database_url.replace("+psycopg", "")
-    with jobs.worker(clock=False), psycopg.connect(dsn, autocommit=True) as other:
-        wait_until(lambda: is_listening(engine))
-        has_no_token.set()
-        engine.dispose()
-        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        other.execute(f"SELECT pg_terminate_backend(pid) {others} AND query NOT LIKE 'LISTEN%'")
-
-        def has_been_refused_often() -> bool:
-            other.execute("SELECT pg_notify(%s, 'default')", [jobs._models.channel])
-            return len(refused) >= 20
-
-        wait_until(has_been_refused_often)
-        has_no_token.clear()
-        subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
-        wait_until(lambda: effects(engine) == {7})
-        wait_until(lambda: is_listening(engine))
-        assert "sqla_jobs-listener" in {thread.name for thread in threading.enumerate()}
-    app.dispose()
-
-
 Sent = Callable[[], list[str]]
 
 

@@ -277,16 +277,3 @@ def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it() ->
             assert states(engine) == {"succeeded": 1}
             assert attempts_and_runs(engine) == (1, 1)
         engine.dispose()
-
-
-@pytest.fixture
-def seen(app: Engine) -> Iterator[list[int]]:
-    """The effects that listeners of the application saw as new, at each commit, as a search index or an audit would."""
-    found: list[int] = []
-
-    def look(session: Session) -> None:
-        found.extend(one.n for one in session.new if isinstance(one, Effect))
-
-    event.listen(Session, "before_commit", look)
-    yield found
-    event.remove(Session, "before_commit", look)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -54,28 +54,6 @@ def test_what_a_helper_writes_through_its_own_session_is_in_the_fenced_commit(sh
     job = ended(shop, session, "record", n=1)
     assert (job.state, job.runs[0].result, job.runs[0].error) == ("succeeded", "tests.flask_shop", None)
     assert effects(shop, session) == [1]
-
-
-@pytest.mark.parametrize("shop", ["sqlalchemy", "scoped"], indirect=True)
-def test_its_class_is_that_of_the_application_and_another_one_is_refused(shop: Shop, session: Session) -> None:
-    class Other(Session): ...
-
-    with shop.app.app_context():
-        kinds: dict[str, Any] = {"right": type(shop.session()), "wrong": Other}
-
-    def declare(name: str) -> None:
-        def look(session: Any) -> bool:
-            return isinstance(session, kinds[name]) and session is shop.session()
-
-        look.__annotations__["session"] = kinds[name]
-        shop.jobs.task(name=name)(look)
-
-    declare("right")
-    assert ended(shop, session, "right").runs[0].result is True
-    declare("wrong")
-
-    with pytest.raises(ConfigurationError, match="wrong"):
-        shop.jobs.worker().drain()
 
 
 def test_worker_contexts_are_entered_and_left_inside_an_application_context(shop: Shop, session: Session) -> None:
@@ -277,40 +255,6 @@ class TestWhichApplication:
             jobs.worker(clock=False)
         jobs.bind(engine)
         assert jobs.worker(clock=False)
-
-
-def test_models_may_be_in_a_bind_of_their_own(database_url: str) -> None:
-    class Base(DeclarativeBase): ...
-
-    app = Flask(__name__)
-    elsewhere = create_engine(database_url)
-    app.config["SQLALCHEMY_BINDS"] = {"jobs": elsewhere.url}
-    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://nobody@127.0.0.1:1/nowhere"
-    db = SQLAlchemy(model_class=Base)
-    db.init_app(app)
-
-    class Kept(db.Model):  # type: ignore[name-defined, misc]
-        __abstract__ = True
-        __bind_key__ = "jobs"
-
-    jobs = Jobs(Kept)
-    FlaskJobs(jobs, app)
-
-    @jobs.task(name="hello")
-    def hello(session: Session) -> str:
-        return "hello"
-
-    with app.app_context():
-        db.create_all("jobs")
-        job = hello.enqueue(db.session)
-        db.session.commit()
-        assert jobs.worker().drain() == 1
-        db.session.refresh(job)
-        assert job.runs[0].result == "hello"
-        db.session.remove()
-        for engine in db.engines.values():
-            engine.dispose()
-    elsewhere.dispose()
 
 
 def test_each_run_is_inside_a_context_of_the_application_too(database_url: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import registry
 from sqlalchemy.schema import CreateSchema
 
 from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.migrations import LATEST, downgrade, upgrade
+from sqla_jobs.migrations import LATEST, upgrade
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
 from sqla_jobs.testing.databases import new_database
@@ -271,15 +271,6 @@ def run(engine: Engine, step: Callable[[Operations], None]) -> None:
         context = MigrationContext.configure(connection)
         with context.begin_transaction():
             step(Operations(context))
-
-
-WRONG: dict[str, Callable[[Operations], None]] = {
-    "later": lambda op: upgrade(op, from_=0, to=LATEST + 1),
-    "down": lambda op: upgrade(op, from_=1, to=0),
-    "up": lambda op: downgrade(op, from_=0, to=1),
-    "prefix": lambda op: upgrade(op, from_=0, to=1, prefix="My-"),
-    "schema": lambda op: upgrade(op, from_=0, to=1, schema=""),
-}
 
 
 def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:

@@ -13,7 +13,6 @@ from sqla_jobs.models.version import LATEST
 from tests.conftest import ROOT
 from tests.helpers import wait_until
 from tests.migrations.rehearsing import Library, both
-from tests.migrations.test_migrations import catalog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -152,54 +151,3 @@ def test_the_tables_change_while_workers_of_both_versions_work(
     assert min(*waited[OLD], *waited[LATEST]) > 0, "a blocked job was started"
     assert max(waited[OLD]) < 2.5
     assert longest < 2.0
-
-
-LOSING = """
-import sys
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
-from rehearsed_shop import jobs, transactional
-engine = create_engine(sys.argv[1])
-with Session(engine) as session:
-    transactional.options(max_lost=2, max_attempts=2).enqueue_many(session, [{}, {}])
-    session.commit()
-"""
-LOST = """
-    UPDATE sqla_jobs SET state = 'running', attempt = 1, started_at = now(), process_id = gen_random_uuid(),
-        current_run_id = nextval('sqla_runs_id_seq') WHERE id = 1
-"""
-
-
-BLOCKED = """
-import sys
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
-from rehearsed_shop import jobs, transactional
-engine = create_engine(sys.argv[1])
-with Session(engine) as session:
-    first = transactional.enqueue(session)
-    second = transactional.options(after=first, if_failed="hold").enqueue(session)
-    session.flush()
-    print(second.id)
-    session.commit()
-"""
-
-
-def test_a_downgrade_to_version_one_is_refused_while_a_job_is_blocked(
-    libraries: tuple[Library, Library], engine: Engine, database_url: str
-) -> None:
-    _, new = libraries
-    new.sqla_jobs("migrate")
-    blocked = new.python("-c", BLOCKED, database_url).strip()
-    for version in range(LATEST, 2, -1):
-        new.python("-c", DOWN, database_url, str(version))
-    before = catalog(database_url)
-    told = new.python("-c", DOWN, database_url, "2", code=1)
-    assert f"job {blocked} is blocked" in told
-    assert catalog(database_url) == before
-    with engine.begin() as connection:
-        connection.execute(
-            text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now() WHERE state = 'blocked'")
-        )
-    new.python("-c", DOWN, database_url, "2")
-    assert Shop(engine).value("SELECT obj_description('sqla_jobs'::regclass)") == "sqla_jobs schema 1"

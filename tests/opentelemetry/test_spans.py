@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -198,30 +198,3 @@ def test_a_lost_run_is_an_error_span_of_the_process_that_is_told(session: Sessio
     assert (process.attributes["sqla_jobs.outcome"], process.attributes["error.type"]) == ("lost", "Lost")
     assert exported.total("messaging.client.consumed.messages") == 1
     assert (process.end_time or 0) - (process.start_time or 0) == pytest.approx(9e9, rel=0.01)
-
-
-class _Broken(SpanProcessor):
-    """Raises as `when` says."""
-
-    def __init__(self, when: str) -> None:
-        self._when = when
-
-    def on_start(self, span: Span, parent_context: context.Context | None = None) -> None:
-        if self._when == "start" and span.name.startswith("process"):
-            raise RuntimeError("of the processor")
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if self._when == "end" and span.name.startswith("process"):
-            raise RuntimeError("of the processor")
-
-
-@pytest.mark.parametrize("when", ["start", "end"])
-def test_a_processor_of_spans_that_raises_stops_no_job(
-    session: Session, exported: Exported, caplog: pytest.LogCaptureFixture, when: str
-) -> None:
-    exported.traces.add_span_processor(_Broken(when))
-    job = shop.mails.enqueue(session, to="ada")
-    drain(session, jobs)
-    assert job.state == "succeeded"
-    assert "of the processor" in caplog.text
-    assert not trace.get_current_span().get_span_context().is_valid

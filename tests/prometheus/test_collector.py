@@ -144,30 +144,6 @@ def ended(found: Samples) -> Samples:
     return {(key[1], key[3]): value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
 
 
-def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(session: Session) -> None:
-    seen = registry(jobs)
-    for task in ("wait", "wait", "of_another_application"):
-        orphan(session, task)
-    wanted = ("sqla_jobs_runs_ended_total", "lost", "default", "of_another_application")
-    scrape(seen)
-    assert scrape(seen)[wanted] == 0, "that it rises can be seen"
-    with jobs.worker(["other"], heartbeat=0.05, lease=5, clock=False):
-        wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
-    assert scrape(seen)["sqla_jobs_run_seconds_count", "default", "wait"] == 0, "nobody knows how long they took"
-
-
-def orphan(session: Session, task: str) -> None:
-    """A job that runs, of a process that is no more."""
-    session.execute(
-        text(
-            "INSERT INTO sqla_jobs (task, args, state, attempt, current_run_id, process_id, started_at) "
-            "VALUES (:task, '{}', 'running', 1, nextval('sqla_runs_id_seq'), gen_random_uuid(), now())"
-        ),
-        {"task": task},
-    )
-    session.commit()
-
-
 @pytest.mark.slow
 def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session: Session, database: Engine) -> None:
     seen = registry(jobs)
@@ -248,17 +224,6 @@ def test_the_number_of_series_is_bounded(session: Session) -> None:
     assert len(of_tasks | counted.keys()) == 101
     assert "other" in counted
     assert found["sqla_jobs_runs_ended_total", "succeeded", "default", "counted7"] == 2
-
-
-def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(database: Engine) -> None:
-    seen = registry(jobs)
-    jobs._counters.ended(end_of("mark", queue=f"of_customer_{n % 300}") for n in range(600))
-    found = {
-        key[2]: value for key, value in scrape(seen).items() if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")
-    }
-    assert (found["of_customer_0"], found["of_customer_1"]) == (2, 2)
-    assert len(found) == 101
-    assert (sum(found.values()), found["other"]) == (600, 400)
 
 
 def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

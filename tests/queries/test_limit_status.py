@@ -11,7 +11,6 @@ from tests.queries.rows import limit, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
-Job, Start = jobs.Job, jobs._models.Start
 
 
 def status(connection: Connection, gate: str, holders: int = 0) -> GateStatus | None:

@@ -21,7 +21,6 @@ QUERIES = Queries(jobs._models)
 LIMITED = ClaimLimited(Tables(jobs._models))
 Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs._models.PausedTask
 Limit, Start = jobs._models.Limit, jobs._models.Start
-SECOND = timedelta(seconds=1)
 
 
 def look(connection: Connection, room: int = 9, *, me: uuid.UUID | None = None, **more: Any) -> Look:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import asyncpg
@@ -112,31 +109,6 @@ def capital(text: str) -> str:
     return text.upper()
 
 
-def of_library(name: str, code: str) -> Any:
-    """A function whose code is in a file of the library."""
-    names: dict[str, Any] = {}
-    place = Path(sqla_jobs.__file__).with_name("worker") / "made_up.py"
-    exec(compile(f"import sys\ndef {name}(*tasks):\n    {code}", str(place), "exec"), names)
-    return names[name]
-
-
-begin = of_library("begin", "return tasks[0](*tasks[1:])")
-here = of_library("here", "return sys._getframe()")
-
-
-def task(*others: Any) -> FrameType:
-    frame = inspect.currentframe()
-    assert frame is not None
-    return others[0](*others[1:]) if others else frame
-
-
-def begin_of_the_task(*others: Any) -> FrameType:
-    return task(*others)
-
-
-begin_of_the_task.__code__ = begin_of_the_task.__code__.replace(co_name="begin")
-
-
 class TestStack:
     @pytest.mark.parametrize(
         ("files", "own"),
@@ -151,10 +123,6 @@ class TestStack:
     ) -> None:
         lines = [f'File "{file}", line {place}, in call' for place, file in enumerate(files)]
         assert place_of("".join(f"  {line}\n    code()\n" for line in lines)) == lines[own]
-
-
-def raising() -> None:
-    raise ValueError("no")
 
 
 class Unreadable(ExceptionGroup[Exception]):

@@ -25,7 +25,7 @@ from tests.helpers import wait_until, waiting_for_locks
 from tests.step_shop import Approval, Order, calls, effects, jobs
 from tests.steps.test_signals import state
 from tests.steps.test_sleeps import outcomes
-from tests.steps.test_steps import drained, error_of, steps
+from tests.steps.test_steps import drained, steps
 
 
 @pytest.mark.slow
@@ -214,19 +214,6 @@ def test_a_timeout_that_comes_during_a_commit_strikes_after_it(
     assert drained(session) == 2
     assert (effects(session), interrupted, calls) == ({"slow": 1, "end": 1}, ["slow"], ["slow"])
     assert outcomes(session, job) == ["retried", "succeeded"]
-
-
-def test_a_step_that_is_stored_as_something_else_is_an_error_that_names_both(session: Session) -> None:
-    job = step_shop.sleeper.options(max_attempts=1).enqueue(session, seconds=0)
-    session.flush()
-    session.execute(
-        text(
-            "INSERT INTO sqla_steps (job_id, name, kind, number, run_id, finished_at) "
-            f"VALUES ({job.id}, 'rest', 'step', 1, 5, now())"
-        )
-    )
-    drained(session)
-    assert "'rest'" in error_of(session, job)
 
 
 def test_coroutines_without_a_session_may_gather_their_steps(session: Session) -> None:

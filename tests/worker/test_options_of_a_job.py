@@ -115,15 +115,6 @@ class TestExpires:
         jobs.worker(bind=database).drain()
         assert [run.outcome for run in job(session, one.id).runs] == ["retried", "failed"]
 
-    def test_sql_may_say_so_too_even_with_times_that_no_datetime_is(self, database: Engine, session: Session) -> None:
-        for moment in ("infinity", "-infinity"):
-            session.execute(
-                text(f"INSERT INTO sqla_jobs (task, args, expires_at) VALUES ('plain', '{{\"n\": 1}}', '{moment}')")
-            )
-        session.commit()
-        assert jobs.worker(bind=database).drain() == 2
-        assert sorted(str(one.state) for one in session.scalars(select(Job))) == ["cancelled", "succeeded"]
-
 
 class TestTimeout:
     @pytest.mark.slow

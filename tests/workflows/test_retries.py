@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -68,13 +67,6 @@ def test_a_job_that_a_retry_revives_is_waited_for_again(session: Session, databa
     assert (state(database, middle), state(database, last)) == ("blocked", "blocked")
     one.succeed_all()
     assert (state(database, middle), state(database, last)) == ("succeeded", "succeeded")
-
-
-def in_order(session: Session, *ids: int) -> bool:
-    """Whether each job was started after the one before had ended."""
-    session.rollback()
-    times = [session.get_one(jobs.Job, one) for one in ids]
-    return all(a.finished_at <= b.started_at for a, b in pairwise(times) if a.finished_at and b.started_at)
 
 
 def test_an_erased_dependent_stays_cancelled_and_the_retry_says_so(
