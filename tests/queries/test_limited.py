@@ -21,6 +21,7 @@ QUERIES = Queries(jobs._models)
 LIMITED = ClaimLimited(Tables(jobs._models))
 Job, Queue, PausedTask = jobs.Job, jobs.Queue, jobs._models.PausedTask
 Limit, Start = jobs._models.Limit, jobs._models.Start
+SECOND = timedelta(seconds=1)
 
 
 def look(connection: Connection, room: int = 9, *, me: uuid.UUID | None = None, **more: Any) -> Look:
@@ -31,6 +32,34 @@ def look(connection: Connection, room: int = 9, *, me: uuid.UUID | None = None, 
 
 def taken(connection: Connection, room: int = 9, **more: Any) -> list[int]:
     return [job.job_id for job in look(connection, room, **more).claimed]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"state": "scheduled"}, {"queue": "mail"}, {"task": "unknown"}],
+    ids=str,
+)
+@pytest.mark.parametrize("gate", ["#a", "!a=1"])
+def test_jobs_are_taken_that_are_queued_in_its_queue_of_its_tasks(
+    connection: Connection, gate: str, other: dict[str, Any]
+) -> None:
+    queued(connection, gate, **other)
+    assert taken(connection) == []
+    one = queued(connection, "#b")
+    assert taken(connection) == [one]
+
+
+def test_a_pause_keeps_its_queue_or_task_and_no_other(connection: Connection) -> None:
+    paused, one, two = queued(connection, "#a", task="wait"), queued(connection, "#a"), queued(connection, "#a")
+    connection.execute(insert(PausedTask).values(name="wait", paused_at=func.now()))
+    connection.execute(insert(Queue).values(name="default", paused_at=None, paused_until=func.now() + 3600 * SECOND))
+    connection.execute(insert(Queue).values(name="mail", paused_at=func.now()))
+    assert taken(connection, 1) == [one]
+    connection.execute(update(Queue).where(Queue.name == "default").values(paused_at=func.now()))
+    assert taken(connection) == []
+    connection.execute(update(Queue).values(paused_until=func.now() - SECOND))
+    connection.execute(update(PausedTask).values(paused_until=func.now() - SECOND))
+    assert taken(connection) == [paused, two]
 
 
 class TestConcurrency:

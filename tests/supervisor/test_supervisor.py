@@ -71,7 +71,7 @@ def test_a_process_is_not_killed_for_a_cancelled_job_that_is_over(
     wait_until(lambda: len(worker_pids(database)) == 1)
     with Session(database) as session:
         job = shop.cooperative.enqueue(session)
-        shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=7)
+        shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=4)
         session.commit()
         wait_until(lambda: states(database)["running"] == 2)
         jobs.cancel(session, job, kill=True)

@@ -247,13 +247,13 @@ def test_a_graph_in_which_somebody_works_on_a_job_is_kept_whole(
 def test_a_large_graph_goes_as_a_whole_and_is_looked_at_once(session: Session, database: Engine, aged: Aged) -> None:
     chain = [shop.mark.enqueue(session, n=0)]
     batch = jobs.batch(session)
-    for n in range(400):
+    for n in range(200):
         chain.append(shop.mark.options(after=chain[-1], batch=batch if n % 3 else None).enqueue(session, n=n))
     shop.mark.options(after=[batch, chain[5]]).enqueue(session, n=1)
     session.commit()
     session.execute(text("UPDATE sqla_jobs SET state = 'succeeded', finished_at = now() - interval '8 days'"))
     session.commit()
-    aged.end("failed", 29, chain[200])
-    assert len(aged.prune()) == 402
-    aged.end("failed", 31, chain[200])
+    aged.end("failed", 29, chain[100])
+    assert len(aged.prune()) == 202
+    aged.end("failed", 31, chain[100])
     assert aged.prune() == set()
