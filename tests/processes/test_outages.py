@@ -68,7 +68,7 @@ def test_after_an_outage_all_loops_of_a_parent_and_its_child_go_on_as_soon_as_on
 
 def test_a_frozen_first_host_keeps_no_worker_away(start_worker: StartWorker) -> None:
     with replicated() as pair:
-        start(pair, start_worker, "--heartbeat", "1", "--lease", "15", "--poll", "1")
+        start(pair, start_worker, "--heartbeat", "1", "--lease", "12", "--poll", "1")
         with pair.primary_frozen():
             pair.promote()
             with engine_on(pair.standby.url) as engine:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+from sqlalchemy.orm import Session
 
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
@@ -242,3 +243,44 @@ def test_an_end_leaves_a_job_that_somebody_changes_and_not_one_that_is_referred_
         other.rollback()
         other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
         assert finish(connection, lease, Outcome.failed(WHY)) == {}
+
+
+@pytest.mark.parametrize("way", LOSING)
+def test_losses_in_a_row_end_a_job_that_counts_them_apart_and_use_no_attempt(connection: Connection, way: str) -> None:
+    """After a snooze, and after a retry by hand, they are counted anew."""
+    (mine,) = begun(connection, attempt=1, max_attempts=1, max_lost=2)
+    told: list[tuple[str, int]] = []
+
+    def again(act: Callable[[Connection, list[Claimed]], None]) -> None:
+        act(connection, [claimed_again(connection, mine)] if told else [mine])
+        job = a_job(connection, mine)
+        told.append((job.state, job.attempt))
+
+    def snooze(connection: Connection, leases: list[Claimed]) -> None:
+        finish(connection, leases[0], Outcome.snoozed(0.0))
+
+    def retry_by_hand() -> None:
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            assert jobs.retry(session, mine.job_id)
+            session.commit()
+
+    for act in (LOSING[way], snooze, LOSING[way], LOSING[way]):
+        again(act)
+    assert told == [("queued", 0), ("scheduled", 0), ("queued", 0), ("failed", 1)]
+    retry_by_hand()
+    again(LOSING[way])
+    retry_by_hand()  # of a job that waits
+    for _ in range(2):
+        again(LOSING[way])
+    assert told[4:] == [("scheduled", 1), ("scheduled", 2), ("failed", 3)]
+    found = [(str(run.outcome), run.attempt) for run in runs(connection, mine)]
+    lost = [("lost", attempt) for attempt in (1, 1, 2, 3, 3)]
+    assert found == [("lost", 1), ("snoozed", 1), *lost]
+    assert a_job(connection, mine).max_attempts == 3
+
+
+def claimed_again(connection: Connection, lease: Claimed) -> Claimed:
+    connection.execute(update(Job).where(Job.id == lease.job_id).values(state="queued"))
+    me = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
+    (claimed,) = QUERIES.claim(connection, me, {"default": 1}, list(jobs.tasks))
+    return claimed

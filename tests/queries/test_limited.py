@@ -142,6 +142,14 @@ class TestHints:
         assert taken(connection, 1, hints={("#m=2",): 1}) == [second]
         assert taken(connection, 1) == [first]
 
+    def test_one_that_was_not_full_takes_its_turn(self, connection: Connection) -> None:
+        limit(connection, "#m=", running=3)
+        first = queued(connection, "#m=1")
+        second = queued(connection, "#m=2")
+        running(connection, "#m=2")
+        assert taken(connection, 1, hints={("#m=2",): 1}) == [first]
+        assert taken(connection, 1, hints={("#m=2",): 2}) == [second]
+
 
 class TestOrder:
     @pytest.mark.parametrize("elsewhere", [{"queue": "mail"}, {"task": "unknown"}, {"gates": ["!k=1", "#x"]}], ids=str)

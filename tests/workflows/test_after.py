@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, Unique
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Delete
+from sqla_jobs.queries import Queries
 from sqla_jobs.worker import Worker
 from tests import shop
 from tests.helpers import states, wait_until
@@ -61,6 +62,21 @@ def test_a_deleted_prerequisite_counts_as_cancelled(session: Session, worker: Wo
     session.commit()
     reaches(session, cancelled, "cancelled")
     assert state_of(session, held) == "blocked"
+
+
+def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, database: Engine, worker: Worker) -> None:
+    """The process that takes the job back is not the one that ended it."""
+    first = shop.wait.options(max_attempts=1, delay=3600).enqueue(session, n=1)
+    second = shop.mark.options(after=first, if_failed="run").enqueue(session, n=2)
+    session.commit()
+    dead = "00000000-0000-0000-0000-000000000001"
+    claimed = "state = 'running', attempt = 1, current_run_id = 900, process_id = :dead, started_at = now()"
+    session.execute(text(f"UPDATE sqla_jobs SET {claimed} WHERE id = :id"), {"dead": dead, "id": first.id})
+    session.commit()
+    with database.begin() as connection:
+        assert [one.job_id for one in Queries(jobs._models).rescue(connection)] == [first.id]
+    assert state_of(session, first) == "failed"
+    reaches(session, second, "succeeded")
 
 
 def test_what_cannot_be_waited_for_is_refused_and_changes_nothing(session: Session, database: Engine) -> None:
