@@ -249,6 +249,25 @@ class TestPause:
         assert (queries.poll(session, *named).is_more, queries.is_due(session, *named)) == (True, True)
         assert drain(session, jobs).runs == 1
 
+    def test_a_second_pause_has_a_reason_and_an_end_of_its_own_and_the_time_of_the_first(
+        self, session: Session
+    ) -> None:
+        jobs.pause(session, "mail", reason="first", until=timedelta(hours=1))
+        row = session.get_one(jobs.Queue, "mail")
+        first = row.paused_at
+        assert (row.pause_reason, row.paused_until is None) == ("first", False)
+        jobs.pause(session, "mail")
+        session.refresh(row)
+        assert (row.pause_reason, row.paused_until, row.paused_at) == (None, None, first)
+
+    def test_an_end_or_a_reason_that_cannot_be_is_refused(self, session: Session) -> None:
+        years = (datetime(2030, 1, 1), datetime(2020, 1, 1, tzinfo=UTC), datetime(9500, 1, 1, tzinfo=UTC))  # noqa: DTZ001
+        wrong: list[tuple[str, Any]] = [("until", until) for until in (*years, timedelta(0))]
+        for name, value in (*wrong, ("reason", "x" * 1001), ("reason", "a\x00")):
+            with pytest.raises(ArgumentsError, match=name):
+                jobs.pause(session, "mail", **{name: value})
+        assert session.scalars(select(jobs.Queue)).all() == []
+
     @pytest.mark.slow
     def test_no_job_of_a_paused_task_is_claimed_whatever_its_name_until_it_is_resumed(self, engine: Engine) -> None:
         Base.metadata.create_all(engine)

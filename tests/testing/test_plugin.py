@@ -116,7 +116,7 @@ def test_a_session_is_rolled_back_and_a_database_of_its_own_is_for_workers(
     assert databases(on_our_server).isdisjoint(made)
 
 
-def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
+def test_an_unusable_server_is_reported_without_its_address(
     run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "hunter2")
@@ -124,5 +124,5 @@ def test_an_unusable_server_is_reported_with_the_variable_that_names_it(
     pytester.makepyfile("def test_it(sqla_jobs_session): ...")
     result = run("-p", "no:xdist")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*DATABASE_URL*"])
+    result.stdout.fnmatch_lines(["*cannot connect to their PostgreSQL server*"])
     result.stdout.no_fnmatch_line("*hunter2*")
