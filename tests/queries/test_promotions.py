@@ -167,6 +167,32 @@ def test_it_says_when_something_is_due_next(connection: Connection) -> None:
     connection.rollback()
 
 
+def test_it_counts_the_workers_of_the_queues(connection: Connection) -> None:
+    for kind, queues in (("worker", ("a", "b")), ("worker", ("c",)), ("clock", ("a",))):
+        register(connection, kind, queues)
+    assert QUERIES.promote(connection, queues=["a", "x"]).workers == 1
+    assert QUERIES.promote(connection, queues=["b", "c"]).workers == 2
+    assert QUERIES.promote(connection, queues=["x"]).workers == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"), [(0, []), (1, []), (2, ["a", "a=limits", "b"])], ids=["nobody", "alone", "two"]
+)
+@pytest.mark.parametrize("way", ["promote", "poll"])
+def test_what_was_queued_is_told_where_another_worker_lives(
+    connection: Connection, workers: int, expected: list[str], way: str
+) -> None:
+    for _ in range(workers):
+        register(connection)
+    register(connection, "clock")
+    for queue, gates in (("a", None), ("a", None), ("b", None), ("a", ["#m"])):
+        scheduled(connection, -SECOND, queue=queue, gates=gates)
+    heard(connection)
+    done = QUERIES.promote(connection) if way == "promote" else QUERIES.poll(connection, ["a"], ["mark"])
+    assert done.promoted == 4
+    assert heard(connection) == expected
+
+
 @pytest.mark.parametrize(("lock", "promoted"), [("NO KEY UPDATE", 0), ("KEY SHARE", 1)])
 def test_a_due_job_that_somebody_changes_is_left_and_one_that_is_referred_to_is_not(
     shared: Engine, connection: Connection, lock: str, promoted: int

@@ -327,6 +327,26 @@ def test_a_resolve_beside_a_retry_that_has_not_committed(
     assert [state(database, job) for job in shape.below] == ["succeeded", "succeeded"]
 
 
+def test_of_several_revived_jobs_of_one_unique_key_the_newest_waits_again(
+    session: Session, database: Engine, one: Process, two: Process
+) -> None:
+    first = mark(session)
+    session.commit()
+    one.claim()
+    one.fail(first)
+    cancelled: list[shop.MyJob] = []
+    for _ in range(2):
+        cancelled.append(mark(session, after=first, unique_key="k"))
+        session.commit()
+        one.look()
+    assert [state(database, job) for job in cancelled] == ["cancelled", "cancelled"]
+    assert jobs.retry(session, first)
+    session.commit()
+    assert [state(database, job) for job in cancelled] == ["cancelled", "blocked"]
+    two.succeed_all()
+    assert [state(database, job) for job in cancelled] == ["cancelled", "succeeded"]
+
+
 # --- a person's cancel beside a resolve
 
 
