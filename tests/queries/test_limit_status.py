@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limit_status import GateStatus
-from tests.queries.rows import limit, started
+from tests.queries.rows import limit, queued, running, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
@@ -62,3 +62,38 @@ class TestRates:
         found = one(connection, gate)
         assert (found.used, found.close) == (2, [2, 20])
         assert found.next_in == pytest.approx(5, abs=1)
+
+
+def test_starts_of_each_key_of_a_rate(connection: Connection) -> None:
+    limit(connection, "%m=", rate=5, per=60)
+    limit(connection, "%m=2", rate=9, per=10)
+    started(connection, "%m=1", 70.0, 30.0, 20.0)
+    started(connection, "%m=2", 30.0, 5.0)
+    started(connection, "%n=1", 5.0)
+    assert QUERIES.starts_of_keys(connection, "%m=") == {"%m=1": 2, "%m=2": 1}
+
+
+class TestKeysInUse:
+    def test_what_runs_counts(self, connection: Connection) -> None:
+        for gate in ("#m=1", "#m=2", "#m", "#m>", "#m2=1", "#l=1", "#n=1"):
+            running(connection, gate)
+        queued(connection, "#m=3")
+        assert QUERIES.keys_in_use(connection, ["#m=", "#none="]) == {"#m=": 2, "#none=": 0}
+
+
+class TestWaitingGroups:
+    def test_each_group_of_each_queue_is_counted(self, connection: Connection) -> None:
+        for gate, queue in (("#b", "default"), ("#a", "default"), ("#a", "default"), ("#a", "mail")):
+            queued(connection, gate, queue=queue)
+        queued(connection)
+        queued(connection, queue="zoo")
+        running(connection, "#0")
+        running(connection, "#a")
+        queued(connection, "#c", state="scheduled")
+        found = QUERIES.waiting_groups(connection)
+        assert [(one.gates, one.waiting, one.is_least) for one in found] == [
+            (["#a"], 2, False),
+            (["#b"], 1, False),
+            (["#a"], 1, False),
+        ]
+        assert QUERIES.waiting_groups(connection, exact=True) == found
