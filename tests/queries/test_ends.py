@@ -120,6 +120,20 @@ def test_handlers_are_told_by_another_process_after_ten_seconds(
         assert run.untold_at is None
 
 
+def test_progress_is_kept_and_that_of_the_end_replaces_it(connection: Connection) -> None:
+    kept, replaced = begun(connection, 2, progress=0.25, progress_message="before")
+    finish(connection, kept, Outcome.failed(WHY))
+    finish(connection, replaced, Outcome.failed(WHY), progress=(0.75, None))
+    told = [(a_job(connection, one).progress, a_job(connection, one).progress_message) for one in (kept, replaced)]
+    assert told == [(0.25, "before"), (0.75, None)]
+
+
+def test_an_attempt_that_is_given_back_is_never_less_than_none(connection: Connection) -> None:
+    (mine,) = begun(connection, attempt=0)
+    finish(connection, mine, Outcome.released())
+    assert a_job(connection, mine).attempt == 0
+
+
 @pytest.mark.parametrize("outcome", [Outcome.failed(WHY), ERASED], ids=["failed", "erased"])
 def test_what_became_of_an_end_that_is_not_stored(connection: Connection, outcome: Outcome) -> None:
     known, rescued, gone, stored = begun(connection, 4)
