@@ -115,21 +115,6 @@ def test_nobody_else_reads_the_password_or_the_data_in_a_directory_that_was_open
         assert answers(url)
 
 
-def test_the_systems_programs_serve_where_the_package_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def nothing(name: str) -> None:
-        return None
-
-    monkeypatch.setattr(importlib.util, "find_spec", nothing)
-    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    if not (any(debian) or shutil.which("pg_config") or shutil.which("postgres")):
-        pytest.skip("this machine has no PostgreSQL of its own")
-
-    with local_postgres() as url:
-        assert answers(url)
-
-
 def test_it_keeps_url_and_data_over_stops_and_restarts() -> None:
     with LocalServer() as server:
         url = server.url

@@ -20,11 +20,10 @@ from sqla_jobs import ConfigurationError, JobMixin, Jobs, RunContext, Snooze, Un
 from sqla_jobs.binds import Binds
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
-from tests import dashboard_shop, shop
-from tests.conftest import StartWorker
+from tests import dashboard_shop
 from tests.dashboard.test_dashboard import PATHS
 from tests.dashboard.visitor import Visitor
-from tests.helpers import refuse, wait_until
+from tests.helpers import wait_until
 
 
 class Base(DeclarativeBase):
@@ -329,28 +328,6 @@ class TestAWorker:
         assert session.scalars(select(jobs.Process.id)).all() == []
         assert "permission denied" not in caplog.text
 
-    @pytest.mark.slow
-    def test_tells_which_jobs_it_sets_aside(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
-        worker = make_role("worker", "tests.actions.test_grants:jobs")
-        refuse(session, "NEW.state = 'running'", table='"Odd schema".q_jobs')
-        job = plain.enqueue(session)
-        session.commit()
-        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, clock=False):
-            told = {f"job {job.id}": "its claim is refused by the server: not this one"}
-            wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
-
-    @pytest.mark.slow
-    def test_of_the_command_line_survives_its_children(
-        self, database: Engine, make_role: MakeRole, start_worker: StartWorker
-    ) -> None:
-        worker = make_role("worker", "tests.shop:jobs")
-        with Session(database) as session:
-            job = shop.die_by.enqueue(session, "kill")
-            session.commit()
-            start_worker(worker.url.render_as_string(hide_password=False))
-            state = select(shop.jobs.Job.state).where(shop.jobs.Job.id == job.id)
-            wait_until(lambda: now(session, state) == "failed", timeout=60)
-
     def test_may_do_nothing_else(self, tables: Engine, make_role: MakeRole) -> None:
         worker = make_role("worker", "tests.actions.test_grants:jobs")
         assert allowed(worker, TABLES["jobs"], "UPDATE").isdisjoint({"id", "task", "args", "queue", "unique_key"})
@@ -406,12 +383,3 @@ def test_what_is_no_role_is_refused() -> None:
     for role in ("", "ä" * 32, "a\nDROP TABLE sqla_jobs; --", "public"):
         result = CliRunner().invoke(main, ["grants", "tests.shop:jobs", "--viewer", role])
         assert (result.exit_code, "GRANT" in result.output) == (1, False)
-
-
-def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:
-    roles = ["--viewer", "a", "--viewer", 'b"; DROP ROLE x; --', "--enqueuer", "a"]
-    said = (
-        CliRunner().invoke(main, ["grants", "tests.shop:jobs", *roles, "--database-url", "postgresql://nowhere"]).output
-    )
-    assert 'GRANT SELECT ON sqla_runs TO "b""; DROP ROLE x; --";' in said
-    assert said.count('TO "a";') == 14 + 4

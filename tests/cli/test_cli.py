@@ -169,19 +169,6 @@ class TestWhichApplication:
         tmp_path.joinpath("pyproject.toml").write_text('[tool.sqla_jobs]\napp = "tests.shop:jobs"\n')
         assert command("list", "--json").stdout == "[]\n"
 
-    @pytest.mark.parametrize("command", ["list", "worker"])
-    def test_an_invalid_application_is_refused_before_anything_is_imported(self, command: str) -> None:
-        done = CliRunner().invoke(main, [command, "--app", "tests.shop"])
-        assert (done.exit_code, "'tests.shop'" in done.output) == (1, True)
-
-    @pytest.mark.slow
-    def test_a_pyproject_that_cannot_be_read_is_named(self, command: Command, tmp_path: Path) -> None:
-        assert command("list").returncode == 1, "none is named"
-        for content in ("[tool.sqla_jobs]\napp = 5\n", "[tool"):
-            tmp_path.joinpath("pyproject.toml").write_text(content)
-            done = command("list")
-            assert (done.returncode, "pyproject.toml" in done.stderr) == (1, True)
-
     @pytest.mark.slow
     def test_the_address_may_be_that_of_another_driver(self, command: Command, database_url: str) -> None:
         options = {"ssl": "prefer", "prepared_statement_cache_size": "0"}
@@ -247,19 +234,6 @@ class TestWhichApplication:
         engine.dispose()
         done = command("status", "tests.shop:jobs")
         assert (done.returncode, "check" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
-
-    def test_tables_of_the_application_that_are_not_there_are_its_own(self, command: Command, tmp_path: Path) -> None:
-        base = (
-            "from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column\nfrom sqla_jobs import Jobs\n"
-            "class Base(DeclarativeBase): ...\njobs = Jobs(Base)\n"
-        )
-        order = (
-            "class Order(Base):\n    __tablename__ = 'orders'\n    id: Mapped[int] = mapped_column(primary_key=True)\n"
-        )
-        tasks = "@jobs.task\ndef ship(session: Session, order: Order) -> None: ...\n"
-        tmp_path.joinpath("shipping.py").write_text(base + order + tasks)
-        done = command("enqueue", "shipping:jobs", "ship", '{"order": 1}')
-        assert (done.returncode, "orders" in done.stderr, "check" in done.stderr) == (1, True, False), done.stderr
 
 
 class TestStatus:
@@ -418,16 +392,6 @@ class TestChanging:
         assert states(session)[good.id] == "succeeded"
         assert run("retry", str(good.id), "--yes").output == "retry: 1 job\n"
 
-    def test_a_flood_is_found_by_when_it_ended(self, run: Run, session: Session, failed: list[int]) -> None:
-        first = update(jobs.Job).where(jobs.Job.id == failed[0])
-        session.execute(first.values(finished_at=func.now() - timedelta(hours=5)))
-        session.execute(update(jobs.Job).values(created_at=func.now() - timedelta(days=9)))
-        session.commit()
-        assert run("delete", "--ended-within", "2h", "--newer-than", "1d", "--yes").output == "delete: 0 jobs\n"
-        assert run("delete", "--ended-within", "2h", "--yes").output == "delete: 2 jobs\n"
-        long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="minutes")
-        assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
-
     def test_a_cancel_may_kill_the_processes_of_jobs_that_do_not_stop(self, run: Run, session: Session) -> None:
         job = shop.mark.enqueue(session, n=1)
         session.commit()
@@ -511,17 +475,6 @@ class TestChanging:
         session.refresh(two)
         assert (one.queue, one.priority, two.queue, two.priority) == ("default", 5, "default", 0)
 
-    def test_jobs_that_wait_are_rescheduled(self, run: Run, session: Session) -> None:
-        one, two = (shop.mark.enqueue(session, n) for n in range(2))
-        session.commit()
-        assert run("change", str(one.id), "--at", "2031-02-03T04:05").output == "change: 1 job\n"
-        session.refresh(one)
-        assert (str(one.state), one.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
-        run("change", "--task", "mark", "--at", "2h", answer="y\n")
-        for job in (one, two):
-            session.refresh(job)
-            assert abs(job.run_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
-
     def test_what_cannot_be_is_refused_and_changes_nothing(
         self, run: Run, session: Session, failed: list[int], subtests: pytest.Subtests
     ) -> None:
@@ -532,11 +485,6 @@ class TestChanging:
                 run(*arguments, code=code)
                 assert session.scalars(select(jobs.Audit)).all() == []
                 assert states(session) == dict.fromkeys(failed, "failed")
-
-    def test_a_word_for_a_time_is_refused_with_the_form_to_write(self, run: Run) -> None:
-        told = run("list", "--newer-than", "yesterday", code=2).output
-        assert "yesterday" in told
-        assert "such as 2h" in told
 
     def test_a_retry_by_id_passes_six_calls_of_the_library(self, run: Run, database: Engine, failed: list[int]) -> None:
         """Count the frames of the package on the stack, from the callback to the first UPDATE, that of the job."""
@@ -561,18 +509,6 @@ class TestEnqueue:
         job: JobMixin = session.get_one(jobs.Job, int(out))
         assert (job.task, job.args, job.queue, job.state) == ("mark", {"n": 3}, "lane", "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
-
-    def test_a_schedule_is_edited(self, run: Run, session: Session) -> None:
-        session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))
-        session.commit()
-        run("schedule", "set", "nightly", "--task", "mark", code=2)  # which has no argument `m`
-        run("schedule", "set", "nightly", "--task", "mark", "--args", '{"n": 1}', "--cron", "@daily")
-        one = session.scalars(select(jobs.Schedule).execution_options(populate_existing=True)).one()
-        assert (one.task, one.args, one.cron) == ("mark", {"n": 1}, "@daily")
-        (line,) = json.loads(run("audit", "--json").stdout)
-        assert (line["action"], line["subject"], line["details"]["args"]) == ("edit", "schedule nightly", "changed")
-        run("schedule", "set", "nightly", "--task", "mark")
-        assert len(json.loads(run("audit", "--json").stdout)) == 1, "nothing has changed"
 
     def test_the_schedule_commands_change_schedules(self, run: Run, session: Session, database: Engine) -> None:
         schedule = select(jobs.Schedule).execution_options(populate_existing=True)

@@ -126,13 +126,6 @@ def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any)
     assert [tick["outcome"] for tick in shown()] == ["enqueued"]
 
 
-def test_a_tick_that_had_its_job_already_is_not_told_twice(session: Session, hourly: Any) -> None:
-    for expected in (1, 0):
-        came_last(session, hours=0)
-        fire(expected)
-    assert [tick["outcome"] for tick in shown()] == ["enqueued"]
-
-
 def test_a_tick_that_the_database_refuses_is_told_while_it_is_tried_again(session: Session, hourly: Any) -> None:
     refuse(session, "NEW.schedule_id IS NOT NULL", when="BEFORE INSERT")
     came_last(session, hours=0)
@@ -164,18 +157,6 @@ def test_while_a_schedule_is_set_aside_the_clock_looks_no_more_often_and_fires_t
         session.add(jobs.Schedule(name="each second", task="mark", cron="* * * * * *", args={"n": 2}))
         session.commit()
         wait_until(lambda: (session.scalar(select(func.count()).select_from(jobs.Job)) or 0) >= 2, timeout=10)
-
-
-def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any) -> None:
-    session.execute(
-        insert(jobs.Tick),
-        [{"schedule_id": hourly.id, "outcome": "missed", "scheduled_for": hours_ago(n)} for n in range(30)],
-    )
-    session.execute(insert(jobs.Tick).values(schedule_id=hourly.id + 1, outcome="missed"))
-    session.commit()
-    ticks = [datetime.fromisoformat(tick["scheduled_for"]) for tick in shown()]
-    assert ticks == [hours_ago(n) for n in range(20)]
-    assert len(shown("--limit", "25")) == 25
 
 
 def test_they_are_kept_for_a_month_or_as_long_as_is_said(session: Session, database: Engine) -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
-from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
-from sqla_jobs.monitoring.examine import examine
-from sqla_jobs.monitoring.limits import read_limits
 from tests import limited_shop as shop
-from tests.helpers import wait_until
 from tests.limited_shop import jobs
 
 
@@ -131,29 +127,3 @@ def test_the_jobs_of_a_vanished_process_are_told_of(served: Session) -> None:
 def test_what_is_not_committed_is_told(served: Session) -> None:
     job = shop.plain.enqueue(served, n=1)
     assert "commit" in jobs.why(served, job)[0]
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-odd = Jobs(Base, schema="Odd schema", prefix="q_")
-
-
-@odd.task(limits=[ConcurrencyLimit(1, key="n", ordered="hold"), RateLimit(1, per=60)])
-def odd_one(n: int) -> None: ...
-
-
-def test_names_that_need_quotes_are_quoted(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(text('CREATE SCHEMA "Odd schema"'))
-        Base.metadata.create_all(connection)
-    odd.bind(engine)
-    with odd.worker(clock=False), Session(engine) as session:
-        made = [odd_one.enqueue(session, n=n) for n in (1, 2)]
-        session.commit()
-        wait_until(lambda: session.scalar(select(odd.Job.id).where(odd.Job.state == "succeeded")))
-        session.rollback()
-        assert any("The rate odd_one is used up" in reason for job in made for reason in odd.why(session, job))
-        assert {one.gate: one.waiting.number for one in read_limits(session, odd)} == {"!odd_one=": 1, "%odd_one": 1}
-        assert all(one.verdict == "ok" for one in examine(session, odd) if one.about != "workers")

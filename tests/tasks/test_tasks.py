@@ -302,23 +302,6 @@ def test_another_name_of_a_session_is_injected_as_the_session_is(engine: Engine,
     run_one(engine, target)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is newer")
-@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
-def test_an_alias_by_the_type_statement_is_injected(
-    engine: Engine, write: Callable[[str, str], None], future: str
-) -> None:
-    write(
-        "shop_aliases",
-        f"{future}from sqlalchemy.ext.asyncio import AsyncSession\n"
-        "from sqla_jobs import AsyncRunContext\n"
-        "type S = AsyncSession\n"
-        "type R[T] = T\n"
-        "async def task(session: S, run: R[AsyncRunContext], number: int) -> bool:\n"
-        "    return isinstance(session, AsyncSession) and isinstance(run, AsyncRunContext)\n",
-    )
-    run_one(engine, importlib.import_module("shop_aliases").task)
-
-
 def run_one(engine: Engine, target: Any) -> None:
     own_registry = registry()
     jobs = Jobs(own_registry, bind=lambda: OwnSession(engine))
@@ -380,12 +363,6 @@ class TestNames:
         names = self.load(write, source)
         with pytest.raises(DeclarationError, match=rf"{parameter}.*UUID"):
             names.jobs.tasks["send"].enqueue(Session(), **{parameter: 1})
-
-    def test_a_session_only_known_to_type_checkers_is_no_argument(self, write: Callable[[str, str], None]) -> None:
-        names = self.load(write, "@jobs.task\ndef send(session: Lazy) -> None: ...\n")
-        vars(names)["Lazy"] = Session
-        with pytest.raises(DeclarationError, match="'session'"):
-            names.send.enqueue(Session(), session=1)
 
 
 @pytest.mark.parametrize(

@@ -268,14 +268,6 @@ class TestPolicies:
         assert job.state == "scheduled"
         assert job.position > place
 
-    @pytest.mark.parametrize("change", [{"queue": "other"}, {"priority": 3}])
-    def test_one_that_keeps_its_place_loses_it_among_other_jobs(self, session: Session, change: Any) -> None:
-        job = index.enqueue(session, 17)
-        place = job.position
-        self.age(session, job, 601)
-        index.options(**change).enqueue(session, 17)
-        assert job.position > place
-
     def test_one_that_keeps_its_place_in_an_ordered_key_keeps_it_in_another_queue(self, session: Session) -> None:
         job = export.enqueue(session, 17)
         place = job.position
@@ -283,39 +275,10 @@ class TestPolicies:
         export.options(queue="other").enqueue(session, 17)
         assert job.position == place
 
-    def test_without_max_delay_it_may_wait_for_ever(self, session: Session) -> None:
-        job = sync.options(delay=60).enqueue(session, 1)
-        self.age(session, job, 10_000)
-        sync.options(run_at=PARKED).enqueue(session, 1, "b")
-        assert (job.run_at, job.args["note"]) == (PARKED, "b")
-
     @staticmethod
     def age(session: Session, job: JobMixin, seconds: int) -> None:
         session.execute(update(MyJob).where(MyJob.id == job.id).values(created_at=func.now() - timedelta(0, seconds)))
         session.expire_all()
-
-    def test_only_a_live_job_with_a_key_is_held_and_that_in_the_order_of_keys(self, session: Session) -> None:
-        """One may have ended, or have given its key up, since it was found."""
-        found = [plain.options(unique_key=key).enqueue(session, 1) for key in "dcba"]
-        session.flush()
-        ended, gave_up, running, queued = found
-        set_state(session, ended, "succeeded")
-        set_state(session, running, "running")
-        gave_up.unique_key = None
-        session.flush()
-        queued.priority = 3  # now it comes last in the table
-        session.flush()
-        held = unique_jobs(session).hold([job.id for job in found], skip_locked=True)
-        assert [one.id for one in held] == [queued.id, running.id]
-
-    def test_no_other_job_gives_its_key_up(self, session: Session) -> None:
-        """One may have been given back since it was found running."""
-        kept, given, waits = (plain.options(unique_key=key).enqueue(session, 1) for key in "abc")
-        set_state(session, kept, "running")
-        set_state(session, given, "running")
-        unique_jobs(session).give_up(["b", "c"])
-        session.expire_all()
-        assert [job.unique_key for job in (kept, given, waits)] == ["a", None, "c"]
 
 
 class TestPeriods:

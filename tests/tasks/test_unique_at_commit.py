@@ -179,24 +179,6 @@ def leave_a_savepoint_open(session: Session) -> None:
     session.connection()
 
 
-def test_a_savepoint_that_somebody_leaves_open_does_not_make_two_transactions_deadlock(database: Engine) -> None:
-    """The release of the outer one is not the commit, so what is enqueued later still waits for the commit."""
-    together = threading.Barrier(2, timeout=20)
-
-    def request(*accounts: int) -> None:
-        with Session(database) as session:
-            index.enqueue_at_commit(session, accounts[0])
-            with session.begin_nested():
-                leave_a_savepoint_open(session)
-            together.wait()
-            index.enqueue_at_commit(session, accounts[1])
-            session.commit()
-
-    with ThreadPoolExecutor() as threads:
-        both = [threads.submit(request, 1, 2), threads.submit(request, 2, 1)]
-        assert [one.result(60) for one in both] == [None, None]
-
-
 def test_a_savepoint_that_is_rolled_back_takes_its_enqueues_along(session: Session) -> None:
     index.enqueue_at_commit(session, 1, "before")
     savepoint = session.begin_nested()
@@ -360,14 +342,6 @@ def test_a_transaction_that_is_rolled_back_writes_nothing_later(
     session.add(Page())
     session.commit()
     assert notes(session) == []
-
-
-def test_the_headers_are_those_of_the_call(session: Session) -> None:
-    index.options(headers={"request": "a"}).enqueue_at_commit(session, 1)
-    index.options(headers={"request": "b"}).enqueue_at_commit(session, 2)
-    session.commit()
-    found = session.execute(select(jobs.Job.args["account"], jobs.Job.headers).order_by(jobs.Job.id)).all()
-    assert [tuple(row) for row in found] == [(1, {"request": "a"}), (2, {"request": "b"})]
 
 
 @pytest.mark.parametrize("commit", [lambda session: session.get_transaction().commit(), Session.commit])
