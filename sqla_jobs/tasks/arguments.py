@@ -12,18 +12,18 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, ClassVar, NotRequired, cast, get_origin
+from typing import Any, ClassVar, NotRequired, cast, get_args, get_origin
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import from_json, to_json
+from pydantic_core.core_schema import ErrorType
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
-from sqla_jobs.tasks.error_paths import declared_kind, declared_path, field_names
 from sqla_jobs.tasks.secret_type import holds_secret
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 from sqla_jobs.tasks.type_parts import parts_of
@@ -32,6 +32,7 @@ MAX_BYTES = 1024 * 1024
 _RETURN = "return plain JSON, or nothing"
 _ERRORS = 5
 """Maximum number of errors in one message."""
+_KINDS = frozenset[str](get_args(ErrorType))
 _PLAIN = (str, int, bool, str | None, int | None, bool | None)
 NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
@@ -163,8 +164,8 @@ class Codec:
 
     @cached_property
     def field_names(self) -> frozenset[str]:
-        """The names of fields in the types of sensitive arguments. Raises the errors of `check`."""
-        return frozenset(field_names(self._adapter.core_schema, self._sensitive))
+        """The names of fields in the types of arguments. Raises the errors of `check`."""
+        return frozenset(_field_names(self._adapter.core_schema))
 
     def _where(self, name: str) -> str:
         return f"{self._task}: argument {name!r}"
@@ -221,7 +222,8 @@ class Codec:
         for item in error.errors(include_url=False, include_context=False, include_input=False):
             path, why = [str(part) for part in item["loc"]], item["msg"]
             if path and path[0] in self._sensitive:
-                path, why = declared_path(self._adapter.core_schema, item["loc"]), declared_kind(item["type"])
+                # all but the first part of the path may come from the value, and so may a kind of the application
+                path, why = path[:1], item["type"] if item["type"] in _KINDS else "custom_error"
             lines.append(f"{'.'.join(path) or 'what was given'} {cause}: {why}")
         more = f"; and {len(lines) - _ERRORS:,} more" if len(lines) > _ERRORS else ""
         return ArgumentsError(f"{self._task}: " + "; ".join(lines[:_ERRORS]) + more)
@@ -292,6 +294,27 @@ class Codec:
             f"{self._where(name)} is a row of the database, so the task takes a session to load it from: "
             f"def {self._task}(session: {kind}, …)"
         )
+
+
+def _field_names(schema: object) -> Iterator[str]:
+    """Yield the names of fields that the types in a core schema declare, at any depth."""
+    left: list[Any] = [schema]
+    while left:
+        node = left.pop()
+        match node:
+            case {"type": "typed-dict" | "model-fields", "fields": fields}:
+                for name, field in fields.items():
+                    yield from (name, field.get("serialization_alias", name))
+                left += [*fields.values(), node.get("extras_schema")]
+            case {"type": "dataclass-field", "name": name}:
+                yield from (name, node.get("serialization_alias", name))
+                left.append(node["schema"])
+            case dict():
+                left += node.values()
+            case list() | tuple():
+                left += node
+            case _:
+                pass
 
 
 class _Schema(GenerateJsonSchema):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -477,25 +476,3 @@ def test_a_url_as_a_bind_is_refused_without_its_password(jobs: Jobs[JobMixin]) -
     with pytest.raises(ConfigurationError) as told:
         jobs.bind(bind)
     assert "secret" not in str(told.value)
-
-
-class TestHelp:
-    """What `help()` and `inspect.signature` say of enqueueing."""
-
-    @pytest.fixture
-    def task(self, jobs: Jobs[JobMixin]) -> Any:
-        def charge(session: Session, run: RunContext, order: int, note: str = "", *, copies: int = 1) -> None: ...
-
-        return jobs.task(name="charge")(charge)
-
-    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
-    def test_the_signature_is_the_session_and_the_arguments_without_what_is_injected(
-        self, jobs: Jobs[JobMixin], task: Any, options: dict[str, Any] | None
-    ) -> None:
-        enqueuer = task if options is None else task.options(**options)
-        signature = inspect.signature(enqueuer.enqueue)
-        session, *arguments = signature.parameters.values()
-        assert (session.name, session.kind, session.annotation) == ("session", session.POSITIONAL_ONLY, Session)
-        assert [str(argument) for argument in arguments] == ["order: int", "note: str = ''", "copies: int = 1"]
-        assert arguments[-1].kind is session.KEYWORD_ONLY
-        assert signature.return_annotation is jobs.Job
