@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
-from datetime import date, datetime, time, timedelta
-from functools import cache, cached_property
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 from itertools import groupby
 from typing import Any, cast
 
@@ -26,8 +24,6 @@ ERASED_ARGS = {ERASED: True}
 
 _ENOUGH, _SHORT = 6, 4
 """How many characters in a row betray a secret, and how many betray one that is shorter than that."""
-_MOMENTS: list[Callable[[str], object]] = [date.fromisoformat, datetime.fromisoformat, time.fromisoformat]
-"""What reads a time as it is stored, in ISO 8601."""
 
 
 class Secrets:
@@ -35,7 +31,7 @@ class Secrets:
 
     Texts and numbers inside dicts and lists count on their own, as they are stored and as `repr` and JSON write them.
     One of four or five characters is betrayed by four, and shorter ones by nothing: they occur in every text. Keys of
-    dicts count as values do, except `field_names`. Times and durations also count as `str` and `repr` write them.
+    dicts count as values do, except `field_names`.
     """
 
     def __init__(self, values: Iterable[object], field_names: Collection[str] = ()) -> None:
@@ -46,19 +42,14 @@ class Secrets:
         """Return `text` with its lines that repeat a secret withheld, neighbours together."""
         if text.startswith(_TOKEN):
             return ENCRYPTED
-        if not (self._forms or self._moments):
+        if not self._forms:
             return text
         there = _pieces(text)
         shared = {piece for form in self._forms for piece in _betraying(form) if piece in there}
-        whole = [moment for moment in self._moments if moment in text]
-        if not (shared or whole):
+        if not shared:
             return text
-
-        def is_secret(line: str) -> bool:
-            return not shared.isdisjoint(_pieces(line)) or any(moment in line for moment in whole)
-
         lines: list[str] = []
-        for are_secret, group in groupby(text.split("\n"), is_secret):
+        for are_secret, group in groupby(text.split("\n"), lambda line: not shared.isdisjoint(_pieces(line))):
             lines += [WITHHELD] if are_secret else group
         return "\n".join(lines)
 
@@ -67,7 +58,7 @@ class Secrets:
         if token_of(value) is not None:
             return ENCRYPTED
         try:
-            return self._json(value) if self._forms or self._moments else value
+            return self._json(value) if self._forms else value
         except RecursionError:
             return HIDDEN
 
@@ -88,10 +79,6 @@ class Secrets:
     def _forms(self) -> frozenset[str]:
         leaves = _leaves(self._values, self._field_names)
         return frozenset(form for leaf in leaves for form in _forms(leaf) if len(form) >= _SHORT)
-
-    @cached_property
-    def _moments(self) -> frozenset[str]:
-        return frozenset(form for leaf in _leaves(self._values, self._field_names) for form in _moments(leaf))
 
 
 NOTHING = Secrets(())
@@ -184,28 +171,6 @@ def _forms(leaf: object) -> Iterator[str]:
             yield repr(data)[2:-1]
     for text in texts:
         yield from (text, repr(text)[1:-1], json.dumps(text)[1:-1])
-
-
-def _moments(leaf: object) -> Iterator[str]:
-    """Yield `str` and `repr` of a stored date, time or duration.
-
-    A part of one betrays nothing, since it has words such as `datetime` and `days`. The time zone is left out, which
-    has several forms.
-    """
-    if not isinstance(leaf, str) or isinstance(leaf, Digits):
-        return
-    for parse in [_duration()] if leaf.lstrip("-").startswith("P") else _MOMENTS:
-        with suppress(ValueError):
-            moment = parse(leaf)
-            yield from (str(moment), repr(moment).partition(", tzinfo=")[0].rstrip(")"))
-
-
-@cache
-def _duration() -> Callable[[str], object]:
-    """Return what reads a duration as it is stored, in ISO 8601."""
-    from pydantic import TypeAdapter  # only where there are sensitive arguments: a parent does without
-
-    return TypeAdapter(timedelta).validate_python
 
 
 def _betraying(form: str) -> Iterator[str]:

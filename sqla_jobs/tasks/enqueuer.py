@@ -198,7 +198,7 @@ class Enqueuer(Generic[C, J]):
     def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
         """Add a job to the caller's session, as `enqueue` does."""
         if not isinstance(session, Session):
-            session = any_session(session, lambda: self._call("enqueue", args, kwargs))
+            session = any_session(session, lambda: f"{self._written}.enqueue(session, …)")
         if self._hooks.tracing is None:
             return self._insert(session, args, kwargs, self._store)[0]
         with self._sending(session) as sending:
@@ -208,7 +208,7 @@ class Enqueuer(Generic[C, J]):
 
     def _add_at_commit(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add a job to the caller's session, as `enqueue_at_commit` does."""
-        into = any_session(session, lambda: self._call("enqueue_at_commit", args, kwargs))
+        into = any_session(session, lambda: f"{self._written}.enqueue_at_commit(session, …)")
         if self._waiting:
             raise ArgumentsError(
                 f"{self._declaration.name}: after= and batch= do not fit enqueue_at_commit: they need the job when "
@@ -382,13 +382,6 @@ class Enqueuer(Generic[C, J]):
                 self._waiting.end(session, begun, new)
             if ids is not None:
                 ids += new
-
-    def _call(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the text of a call with its arguments by name, for error messages."""
-        parameters = self._declaration.signature.arguments.parameters.values()
-        given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
-        named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
-        return f"{self._written}.{method}(session{''.join(named)})"
 
     def _sending(self, session: Session) -> AbstractContextManager[Sending, None]:
         if (tracing := self._hooks.tracing) is None:
