@@ -275,7 +275,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
             raise DeclarationError(f"{titled}: {error}") from None
     sensitive |= secret
     codec = codec_of(name, signature, sensitive, encryption, secret)
-    gates = gates_of(name, _limits(given), given.get("fair_by"), parameters, sensitive)
+    gates = gates_of(name, titled, _limits(given), given.get("fair_by"), parameters, sensitive)
     opened = partial(encryption.arguments, secret) if secret else None
     unique = declared_rule(name, given.get("unique"), parameters, sensitive, opened)
     _check_delay(titled, given.get("delay"), unique)

@@ -24,7 +24,7 @@ _ALIASES: tuple[type[Any], ...] = (
     getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType),
 )
 _UNRESOLVABLE = (NameError, AttributeError, SyntaxError, TypeError)
-_ORDERS = ([], ["session"], ["context"], ["session", "context"])
+_ORDERS: tuple[list[str], ...] = ([], ["session"], ["context"], ["session", "context"])
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 

@@ -59,8 +59,8 @@ class ValueCodec:
             whole = self._dump(value, self._context)
             back = self._adapter.validator.validate_json(as_jsonb(whole))["result"]
         except (ValueError, TypeError, RecursionError) as error:  # pydantic's errors are ValueErrors
-            fault = _fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
-            raise UnstorableResult(f"{self._what}, a {type(value).__name__}, cannot be stored: {fault}") from None
+            said = _fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
+            raise UnstorableResult(f"{self._what}, a {type(value).__name__}, cannot be stored: {said}") from None
         encoded = whole[len(_OPENING) : -len(_CLOSING)]
         if not is_same(back, value):
             raise UnstorableResult(

@@ -22,6 +22,7 @@ from typing_extensions import TypeAliasType
 from sqla_jobs import (
     ArgumentsError,
     AsyncRunContext,
+    ConcurrencyLimit,
     ConfigurationError,
     DeclarationError,
     JobMixin,
@@ -476,3 +477,16 @@ def test_a_url_as_a_bind_is_refused_without_its_password(jobs: Jobs[JobMixin]) -
     with pytest.raises(ConfigurationError) as told:
         jobs.bind(bind)
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda jobs: jobs.task(send).schedule("* * * * *", timezone="Mars"),
+        lambda jobs: jobs.task(send).schedule("61 * * * *"),
+        lambda jobs: jobs.task(send, limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)]),
+    ],
+)
+def test_a_wrong_schedule_and_a_wrong_limit_name_the_task_and_its_place(jobs: Jobs[JobMixin], declare: Any) -> None:
+    with pytest.raises((ConfigurationError, DeclarationError), match=r"send \(.*test_tasks\.send"):
+        declare(jobs)
