@@ -64,12 +64,8 @@ def _load_named(spec: str) -> Any:
     name, called = attribute.removesuffix("()"), attribute.endswith("()")
     for part in name.split("."):
         if not hasattr(found, part):
-            names = getattr(found, "__dict__", {})
-            near = ", ".join(key for key, value in names.items() if isinstance(value, Jobs)) or "none"
-            place = f"module {found.__name__}" if inspect.ismodule(found) else f"{found!r:.100}"
-            raise ConfigurationError(
-                f"{spec!r}: {place} has no {part!r}; names of a Jobs in it: {near}{did_you_mean(part, names)}"
-            )
+            near = did_you_mean(part, getattr(found, "__dict__", {}))
+            raise ConfigurationError(f"{spec!r}: {found!r:.100} has no {part!r}{near}")
         found = getattr(found, part)
     if called or (inspect.isroutine(found) and _jobs_in(found) is None):
         found = _made_by(found, spec)

@@ -105,7 +105,7 @@ class EnqueueOptions(TypedDict, total=False):
     """The policy for an enqueue whose key is taken. Without `unique_key`, the policy also makes the key."""
     headers: Annotated[Mapping[str, str] | None, PlainValidator(check_headers)]
     """At most 50 named texts for middleware and the run, separate from the task's arguments."""
-    columns: SkipValidation[Mapping[str, Any] | None]
+    columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
     after: SkipValidation[JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None]
     """The jobs and batches that must end before the job starts."""
@@ -145,19 +145,10 @@ def _fitting(job_class: type[Any], given: dict[str, Any]) -> dict[str, Any]:
         raise ArgumentsError(
             "after= and run_at=PARKED exclude each other: a job that waits for others starts after them; leave one out"
         )
-    if "columns" not in given:
-        return given
-    if not isinstance(given["columns"], Mapping):
-        raise ArgumentsError(
-            f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
-        )
-    own = columns_of(job_class).keys() - _LIBRARY_COLUMNS
-    for name in given["columns"]:
-        if name not in own:
-            raise ArgumentsError(
-                f"columns={{{name!r}: …}}: {job_class.__name__} has no such column of its own"
-                + (f"; it has {', '.join(sorted(own))}" if own else "; give Jobs(…, job_class=…) to add some")
-            )
+    if "columns" in given:
+        own = columns_of(job_class).keys() - _LIBRARY_COLUMNS
+        if unknown := sorted(given["columns"].keys() - own):
+            raise ArgumentsError(f"columns={unknown}: {job_class.__name__} has no such columns; its own: {sorted(own)}")
     return given
 
 

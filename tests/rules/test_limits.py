@@ -22,7 +22,7 @@ ADA = "sha256:c525d356ee379bcf0bc280eab6d3a94fb85f7905"
 
 
 def gates(*limits: Limit, fair_by: KeyOf | None = None, sensitive: str = "", task: str = "send") -> tuple[Gate, ...]:
-    return gates_of(task, limits, fair_by, ARGUMENTS, frozenset(sensitive.split()))
+    return gates_of(task, task, limits, fair_by, ARGUMENTS, frozenset(sensitive.split()))
 
 
 def domain(arguments: Mapping[str, Any]) -> object:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -332,23 +332,7 @@ def test_what_would_not_come_back_is_refused_without_the_value(
 class Account(BaseModel):
     model_config = ConfigDict(extra="forbid")
     number: int = Field(alias="no")
-    limits: dict[str, int] = {}
     days: dict[int, int] = {}
-    parts: "list[Account]" = []
-
-
-class Cat(BaseModel):
-    kind: Literal["cat"]
-    n: int
-
-
-class Dog(BaseModel):
-    kind: Literal["dog"]
-    n: int
-
-
-def validates_otherwise(value: Any) -> Any:
-    return pydantic.TypeAdapter(dict[int, int]).validate_python(value)
 
 
 def quotes_in_kind(value: int) -> int:
@@ -359,18 +343,13 @@ def quotes_in_kind(value: int) -> int:
     ("annotation", "value", "told"),
     [
         (int, "hunter2", "value does not fit: int_parsing"),
-        (Account, {"no": 1, "hunter2": 1}, r"value.\*\*\* does not fit: extra_forbidden"),
-        (Account, {"no": 1, "days": {4711: "x"}}, r"value.days.\*\*\* does not fit: int_parsing"),
-        (Account, {"no": 1, "parts": [{"no": 2}, {"no": "x"}]}, "value.parts.1.no does not fit: int_parsing"),
-        (tuple[int, Item], [1, {"price": 1}], "value.1.sku does not fit: missing"),
-        (int | dict[int, int], {4711: "x"}, r"value.dict\[int,int\].\*\*\* does not fit: int_parsing"),
-        (Annotated[Cat | Dog, Field(discriminator="kind")], {"kind": "cat", "n": "x"}, r"value.\*\*\*.n does not"),
-        (Annotated[list[int], BeforeValidator(validates_otherwise)], {4711: "x"}, r"value.\*\*\* does not fit: int"),
+        (Account, {"no": 1, "hunter2": 1}, "value does not fit: extra_forbidden"),
+        (Account, {"no": 1, "days": {4711: "x"}}, "value does not fit: int_parsing"),
         (Annotated[int, AfterValidator(quotes_in_kind)], 4711, "value does not fit: custom_error"),
         (Any, "hunter2\ud800", "value"),
     ],
 )
-def test_a_refusal_of_a_sensitive_argument_tells_the_path_and_the_kind_of_the_error(
+def test_a_refusal_of_a_sensitive_argument_tells_its_name_and_the_kind_of_the_error(
     jobs: Jobs[JobMixin], annotation: Any, value: Any, told: str
 ) -> None:
     task, _ = taking(jobs, annotation, sensitive=["value"])

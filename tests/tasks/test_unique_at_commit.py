@@ -134,22 +134,16 @@ def test_several_enqueues_of_one_key_are_one_write(database: Engine, session: Se
         task.enqueue_at_commit(session, 16, note)
     assert sent == []
     session.commit()
-    assert len(sent) == (2 if task is bill else 1)
+    assert len(sent) == 1
     assert notes(session) == ["c", "c"]
 
 
-@pytest.mark.parametrize("task", [index, bill])
-@pytest.mark.parametrize("many", [True, False])
-def test_the_last_enqueue_of_a_key_wins_whichever_way_it_took(session: Session, task: Any, many: bool) -> None:
-    task.enqueue_at_commit(session, 1, "late")
+def test_the_last_enqueue_of_a_key_wins(session: Session) -> None:
     index.enqueue(session, 2, "early")
     index.enqueue_at_commit(session, 2, "late")
-    if many:
-        task.enqueue_many(session, [{"account": 1, "note": "early"}])
-    else:
-        task.enqueue(session, 1, "early")
+    index.enqueue_at_commit(session, 2, "last")
     session.commit()
-    assert notes(session) == ["early", "late"]
+    assert notes(session) == ["last"]
 
 
 def test_a_savepoint_that_is_rolled_back_brings_back_the_enqueue_before_it(session: Session) -> None:
