@@ -10,8 +10,8 @@ import click
 import sqlalchemy as sa
 
 from sqla_jobs.actions.selection import by_server
-from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.durations import moment
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.jobs import Jobs
@@ -27,10 +27,10 @@ from sqla_jobs.rules.value_checks import MAX_ID, check_text
     "--newer-than",
     "after",
     metavar="TIME",
-    callback=durations.since,
+    type=moment,
     help="Made after this time, such as 7d (7 days ago) or 2026-03-29T14:30.",
 )
-@click.option("--older-than", "before", metavar="TIME", callback=durations.since, help="Made before this time.")
+@click.option("--older-than", "before", metavar="TIME", type=moment, help="Made before this time.")
 @click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of lines."
 )

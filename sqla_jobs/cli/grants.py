@@ -15,7 +15,6 @@ from sqla_jobs.cli.naming import (
     output_on_stderr,
     plain_errors,
 )
-from sqla_jobs.database.shard_name import Where
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import load_jobs
 
@@ -27,10 +26,10 @@ from sqla_jobs.loading import load_jobs
 @click.option("--viewer", "viewers", multiple=True, metavar="ROLE", help="A role that reads and changes nothing.")
 def grants(
     application: str | None,
-    where: Where,
     enqueuers: tuple[str, ...],
     workers: tuple[str, ...],
     viewers: tuple[str, ...],
+    **_: Any,
 ) -> None:
     """Print the SQL that grants database roles exactly the rights they need. The SQL is not executed."""
     with plain_errors():

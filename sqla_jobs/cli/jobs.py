@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import signals
-from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import actor_option, changing, on_application
+from sqla_jobs.cli.durations import duration
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue
@@ -23,7 +23,7 @@ from sqla_jobs.monitoring.steps import kept
 @click.argument("task")
 @click.argument("arguments", metavar="JSON", default="{}")
 @click.option("--queue")
-@durations.duration_option("--delay", "delay", "Time until the job is due: 90s, 15m, 12h, 7d.")
+@click.option("--delay", metavar="TIME", type=duration, help="Time until the job is due: 90s, 15m, 12h, 7d.")
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @actor_option
 def enqueue(

@@ -133,7 +133,7 @@ def remedy(text: str) -> str:
     if context is not None and HOST in context.meta:
         program = context.find_root().info_name or "flask"
         text = text.replace("python -m sqla_jobs.worker MODULE:ATTR", f"{program} jobs worker")
-        text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs clock")
+        text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs worker --clock-only")
         text = text.replace("sqla-jobs ", f"{program} jobs ")
     elif context is not None:
         text = text.replace("MODULE:ATTR", quote(context.meta.get(NAMED, "MODULE:ATTR")))

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import pausing
-from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import actor_option, changing, on_application
+from sqla_jobs.cli.durations import moment
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import till
 from sqla_jobs.cli.selecting import check_queue
@@ -42,7 +42,7 @@ def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--until",
     metavar="TIME|MOMENT",
-    callback=durations.ahead,
+    type=moment,
     help="Resume automatically: after 90s, 15m, 12h, 7d, or at 2026-03-29T14:30, in UTC.",
 )
 @click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")

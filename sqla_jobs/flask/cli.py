@@ -8,7 +8,6 @@ import click
 from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
-from sqla_jobs.cli.configured import defaults_of
 from sqla_jobs.cli.main import Commands
 from sqla_jobs.cli.naming import HOST, output_on_stderr, plain_errors
 from sqla_jobs.errors import ConfigurationError
@@ -49,7 +48,6 @@ def cli(context: click.Context) -> None:
             with output_on_stderr():
                 app = loaded()
             context.with_resource(app.app_context())
-            context.default_map = defaults_of(app.config)
 
 
 def _named(info: ScriptInfo) -> str:

@@ -74,8 +74,8 @@ class FlaskJobs(Generic[J]):
             _Applications.of(self.jobs).add(app)
             app.cli.add_command(cli)  # for app.test_cli_runner(); the program `flask` finds it without this
 
-    def _option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
-        """Return the defaults of `worker` and `clock` from the config of `app`, by command."""
+    def _option_defaults(self, app: Flask) -> dict[str, Any]:
+        """Return the defaults of `worker` from the config of `app`."""
         return defaults_of(app.config)
 
     def use(self, app: Flask) -> None:

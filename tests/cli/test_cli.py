@@ -160,9 +160,7 @@ class TestWhichApplication:
     def test_it_is_named_in_each_of_the_ways(self, command: Command, tmp_path: Path) -> None:
         for done in (
             command("list", "tests.shop:jobs", "--json"),
-            command("list", "--json", "tests.shop:jobs"),
             command("list", "--app", "tests.shop:jobs", "--json"),
-            command("list", "--limit", "5", "tests.shop:jobs", "--json"),
             command("list", "--json", SQLA_JOBS_APP="tests.shop:jobs"),
         ):
             assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
@@ -177,10 +175,9 @@ class TestWhichApplication:
     @pytest.mark.slow
     def test_a_pyproject_that_cannot_be_read_is_named(self, command: Command, tmp_path: Path) -> None:
         assert command("list").returncode == 1, "none is named"
-        for content in ("[tool.sqla_jobs]\napp = 5\n", "[tool"):
-            tmp_path.joinpath("pyproject.toml").write_text(content)
-            done = command("list")
-            assert (done.returncode, "pyproject.toml" in done.stderr) == (1, True)
+        tmp_path.joinpath("pyproject.toml").write_text("[tool")
+        done = command("list")
+        assert (done.returncode, "pyproject.toml" in done.stderr) == (1, True)
 
     @pytest.mark.slow
     def test_the_address_may_be_that_of_another_driver(self, command: Command, database_url: str) -> None:

@@ -134,7 +134,7 @@ def test_comparing_needs_no_right_but_to_make_temporary_tables(connection: Conne
 @pytest.mark.slow
 def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: Engine) -> None:
     def check(*options: str) -> tuple[int, str]:
-        done = CliRunner().invoke(main, ["migrate", "--check", "tests.shop:jobs", *options])
+        done = CliRunner().invoke(main, ["migrate", "tests.shop:jobs", "--check", *options])
         return done.exit_code, done.output
 
     assert check()[0] == 0
