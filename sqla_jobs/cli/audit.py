@@ -15,7 +15,7 @@ from sqla_jobs.cli.durations import moment
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.value_checks import MAX_ID, check_text
+from sqla_jobs.rules.value_checks import check_text
 
 
 @click.command(cls=ApplicationCommand)
@@ -34,9 +34,6 @@ from sqla_jobs.rules.value_checks import MAX_ID, check_text
 @click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of lines."
 )
-@click.option(
-    "--below", type=click.IntRange(0, MAX_ID), metavar="ID", help="Only lines with a smaller id, for the next page."
-)
 @as_json
 def audit(
     jobs: Jobs[Any],
@@ -46,7 +43,6 @@ def audit(
     after: datetime | timedelta | None,
     before: datetime | timedelta | None,
     limit: int,
-    below: int | None,
     as_json: bool,
 ) -> None:
     """List changes made from the command line or the dashboard, the newest first."""
@@ -62,8 +58,6 @@ def audit(
         wanted = wanted.where(line.at >= by_server(after))
     if before is not None:
         wanted = wanted.where(line.at < by_server(before))
-    if below is not None:
-        wanted = wanted.where(line.id < below)
     with jobs._binding().session() as session:
         found = session.execute(wanted, bind_arguments={"mapper": line}).mappings().all()
     rows = [dict(one) for one in found[:limit]]
@@ -78,7 +72,7 @@ def audit(
         ],
     )
     if len(found) > limit:
-        click.echo(f"There are more: raise --limit, or continue with --below {rows[-1]['id']}", err=True)
+        click.echo("There are more: raise --limit", err=True)
 
 
 def _details(details: dict[str, Any]) -> str:

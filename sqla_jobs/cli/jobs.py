@@ -15,7 +15,6 @@ from sqla_jobs.cli.selecting import JOB_ID, check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.monitoring.steps import kept
 
 
 @click.command(cls=ApplicationCommand)
@@ -69,5 +68,4 @@ def signal(jobs: Jobs[Any], actor: str, job_id: int, name: str, payload: str) ->
     with changing(jobs, actor) as it:
         if not signals.send(it, job_id, name, value):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
-        is_kept = kept(it.session, jobs, job_id, name)
-    click.echo(shown(is_kept or f"job {job_id} has the signal {name}"))
+    click.echo(shown(f"job {job_id} has the signal {name}"))

@@ -13,7 +13,7 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSET, Target
 from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, shown
+from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
@@ -31,12 +31,11 @@ def limit() -> None:
 
 @limit.command("list", cls=ApplicationCommand)
 @on_application
-@exact_numbers
 @as_json
-def list_limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
+def list_limits(jobs: Jobs[Any], as_json: bool) -> None:
     """List limits: their numbers, how much of each is used, and how many jobs are waiting."""
     with jobs._binding().session() as session:
-        found = read_limits(session, jobs, exact=exact)
+        found = read_limits(session, jobs)
     if as_json:
         print_json(found)
         return

@@ -48,14 +48,6 @@ def as_json(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-exact_numbers: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
-    "--exact",
-    is_flag=True,
-    help="Count all jobs, however long that takes. By default counting stops at a limit, shown as +.",
-)
-"""Give the command an `exact` option."""
-
-
 def print_json(data: Any) -> None:
     """Print one JSON document, with times in ISO 8601 and durations in seconds."""
     document = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)

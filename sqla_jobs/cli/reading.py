@@ -26,8 +26,8 @@ from sqla_jobs.cli.output import (
 )
 from sqla_jobs.cli.selecting import JOB_ID, filter_options, half_searched, selection_in
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, JobState
-from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
+from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.monitoring.without_secrets import Shown, ShownJob, ShownRun, read_job, read_jobs, read_runs
 from sqla_jobs.rules.wording import duration
 
@@ -38,17 +38,14 @@ from sqla_jobs.rules.wording import duration
 @click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of jobs."
 )
-@click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs with a smaller id, for the next page.")
 @as_json
-def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **given: Any) -> None:
+def list_jobs(jobs: Jobs[Any], limit: int, as_json: bool, **given: Any) -> None:
     """List jobs, the newest first."""
     jobs.tasks.load()
     selection = selection_in(jobs, given)
-    where = selection.where(jobs._models) + ([] if below is None else [jobs.Job.id < below])
     with jobs._binding().session() as session:
-        found = read_jobs(session, jobs, *where, most=limit + 1)
+        found = read_jobs(session, jobs, *selection.where(jobs._models), most=limit + 1)
         rows = [_job(jobs, one) for one in found[:limit]]
-        awaiting = read_awaiting(session, jobs, [row["id"] for row in rows if row["run_at"] == PARKED])
     if as_json:
         print_json(rows)
         return
@@ -60,7 +57,7 @@ def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **g
                 row["task"],
                 row["queue"],
                 _state(row),
-                "waits for a signal" if row["id"] in awaiting else row[_MOMENTS.get(row["state"], "finished_at")],
+                row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
                 one.shown.summary,
             )
@@ -70,7 +67,7 @@ def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **g
     if selection.half_searched:
         click.echo(half_searched(selection), err=True)
     if len(found) > limit:
-        click.echo(f"There are more: raise --limit, or continue with --below {rows[-1]['id']}", err=True)
+        click.echo("There are more: raise --limit", err=True)
 
 
 _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.running: "started_at"}

@@ -10,7 +10,7 @@ import click
 
 from sqla_jobs.cli.application import in_each_shard, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_problems, print_table, short, shown, till
+from sqla_jobs.cli.output import as_json, print_json, print_problems, print_table, short, shown, till
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import brief
@@ -26,16 +26,15 @@ _TIMEOUT = 5.0
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.option("--exit-code", is_flag=True, help="Show only whether a worker on this host is alive: exit with 0, or 1.")
-@exact_numbers
 @as_json
 @in_each_shard
-def status(jobs: Jobs[Any], exit_code: bool, exact: bool, as_json: bool) -> None:
+def status(jobs: Jobs[Any], exit_code: bool, as_json: bool) -> None:
     """Show queues, processes, failures and warnings."""
     if exit_code:
         _check_this_host(jobs)
         return
     with jobs._binding().session() as session:
-        found = read_status(session, jobs, exact=exact)
+        found = read_status(session, jobs)
     if as_json:
         print_json(found)
     else:

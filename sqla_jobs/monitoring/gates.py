@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.limits import read_setters
-from sqla_jobs.monitoring.rates import read_eaten
+from sqla_jobs.monitoring.limits import read_eaten, read_setters
 from sqla_jobs.monitoring.steps import read_wait
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limit_status import GateStatus
@@ -81,8 +80,11 @@ def _full(session: Session, jobs: Jobs[Any], state: GateStatus) -> str:
     if state.most == 0:
         return f"The {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
     if state.since is None:
-        holders = _holders(state)
-        return f"The {name} is full: of at most {plural(state.most, 'job')} at once {holders}."
+        holders = ", ".join(map(str, state.holders))
+        more = ", …" if state.used > len(state.holders) else "."
+        return (
+            f"The {name} is full: of at most {plural(state.most, 'job')} at once, {state.used:,} run: {holders}{more}"
+        )
     used, most, per = state.used, state.most, state.per
     if state.close is not None:
         used, most, per = int(state.close[0]), int(state.close[0]), state.close[1]
@@ -110,15 +112,3 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
     by, why = read_setters(session, jobs, {row.gate: row.set_at}).get(row.gate, ("an operator", None))
     reason = f" ({why:.200})" if why else ""
     return f"{by} set it to 0 at {moment(row.set_at)}{reason}; `{command}` removes that override"
-
-
-def _holders(state: GateStatus) -> str:
-    """Return text such as `2 run, jobs 4 and 5` or `40 run, jobs 4, 5 and 6 and 37 more`."""
-    named = [str(job_id) for job_id in state.holders]
-    run = f"{state.used:,} {'runs' if state.used == 1 else 'run'}"
-    if not named:
-        return run
-    more = f"{state.used - len(named):,} more" if state.used > len(named) else ""
-    parts = [*named, more] if more else named
-    listed = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-    return f"{run}, job{'s' if len(named) > 1 else ''} {listed}"

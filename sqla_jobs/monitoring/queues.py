@@ -19,8 +19,8 @@ from sqla_jobs.queries.processes import age_of
 from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.metrics import QueueStatus
 
-COUNTED, ALL = 10_000, 10**12
-"""The maximum number of jobs counted in a queue: by default, and for exact numbers."""
+COUNTED = 10_000
+"""The maximum number of jobs counted in a queue."""
 _NOT_READ: Mapping[str, int] = {}
 
 

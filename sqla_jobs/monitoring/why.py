@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -168,7 +169,7 @@ def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
 def _of_checks(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """Yield what the checks find out about the job."""
     look = Look(session, jobs, job_id=row.id, queue="" if row.state == JobState.blocked else row.queue)
-    yield from (reason for check in CHECKS if check.why for reason in check.reasons(look))
+    yield from (reason for check in CHECKS if check.is_of_job for reason in check.reasons(look))
 
 
 def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -186,20 +187,12 @@ def _misfits(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
     takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, shown in workers if shown is not None}
     misfits = {who: one for who, one in takes.items() if one is not None and not one.fits(given)}
-    if misfits:
-        yield _unfit(given, misfits, len(workers) - len(misfits))
-
-
-def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> str:
-    who, takes = next(iter(misfits.items()))
-    also = f", nor of {plural(len(misfits) - 1, 'other')}" if misfits.keys() - {who} else ""
-    said = f"Its arguments ({', '.join(sorted(given))}) do not fit the code of {who}, which takes ({takes}){also}"
-    if others:
-        return f"{said}: another one takes it."
-    return (
-        f"{said}: start a worker with the code that enqueued it, or give new parameters a default. Else the attempt "
-        "fails after a minute."
-    )
+    for who, wrong in islice(misfits.items(), 1):
+        fit = len(workers) - len(misfits)
+        yield (
+            f"Its arguments ({', '.join(sorted(given))}) do not fit the code of {who}, which takes ({wrong}); "
+            f"{they_are(fit, 'worker')} alive whose code they fit. Without one, the attempt fails after a minute."
+        )
 
 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

@@ -19,8 +19,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_commit
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.opentelemetry.metrics import Metrics
-from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
+from sqla_jobs.opentelemetry.metrics import NAME, SCHEMA, Metrics, attributes_of
 from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure, Outcome, type_name
 from sqla_jobs.tasks.hooks import LONGEST, RunEvent

@@ -276,7 +276,7 @@ class TestStatus:
         assert "default=8" in out
         line = ["misbehave", "100", "%", "GeneratorExit", "3", str(failed[-1]), "directly"]
         assert line in [line.split() for line in out.splitlines()]
-        assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
+        assert re.search(r"queue mail: it is paused since 20.*, with 1 job waiting\n    `sqla-jobs resume mail`", out)
 
     def test_python_reads_the_same(self, run: Run, session: Session, failed: list[int], database: Engine) -> None:
         with jobs.worker({"default": 3}, bind=database, clock=False):
@@ -309,14 +309,13 @@ class TestStatus:
 
 
 class TestReading:
-    def test_jobs_are_listed_newest_first_and_page_by_page(self, run: Run, session: Session) -> None:
+    def test_jobs_are_listed_newest_first(self, run: Run, session: Session) -> None:
         shop.mark.enqueue_many(session, [{"n": n} for n in range(5)])
         session.commit()
         first = json.loads(run("list", "--json", "--limit", "3").stdout)
         assert [job["args"]["n"] for job in first] == [4, 3, 2]
-        rest = run("list", "--limit", "3", "--below", str(first[-1]["id"]))
-        assert [line.split()[-1] for line in rest.output.splitlines()[2:]] == ["n=1", "n=0"]
-        assert f"--below {first[-1]['id']}" in run("list", "--limit", "3").output
+        assert [line.split()[-1] for line in run("list").output.splitlines()[2:]] == [f"n={n}" for n in (4, 3, 2, 1, 0)]
+        assert "raise --limit" in run("list", "--limit", "3").output
 
     def test_a_filter_is_a_filter(self, run: Run, session: Session, failed: list[int]) -> None:
         shop.mark.options(queue="mail").enqueue(session, 7)

@@ -269,7 +269,7 @@ def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: 
     session.commit()
     assert "Resume fail" not in words(visitor.get("/"))
     assert re.search(r"ada@example.com . . Resume fail", words(visitor.change("/tasks/pause", {"task": "fail"})))
-    assert "The task 'fail' has been paused" in words(visitor.get(f"/jobs/{job.id}"))
+    assert "Task fail: it is paused" in words(visitor.get(f"/jobs/{job.id}"))
     assert "Resume fail" not in words(visitor.change("/tasks/resume", {"task": "fail"}))
     visitor.change("/tasks/resume", {"task": "fail"})
     assert audit(session) == [("ada@example.com", "pause", "task fail"), ("ada@example.com", "resume", "task fail")]

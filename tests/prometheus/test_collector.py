@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import Jobs
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.helpers import refuse, wait_until
@@ -206,30 +205,6 @@ def test_a_result_that_the_server_refuses_has_ended_as_failed(session: Session) 
     session.commit()
     jobs.worker().drain()
     assert ended(scrape(seen)) == {("succeeded", "mark"): 9, ("failed", "mark"): 1}
-
-
-def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session, engine: Engine) -> None:
-    other = limited_shop.jobs
-    limited_shop.Base.metadata.create_all(engine)
-    other.bind(engine)
-    seen = CollectorRegistry(auto_describe=True)
-    seen.register(sqla_jobs.prometheus.collector({"shop": jobs, "limited": other}))
-    shop.mark.options(queue="mail").enqueue_many(session, ({"n": n} for n in range(3)))
-    limited_shop.pair.enqueue(session, n=1)
-    session.commit()
-    jobs.worker(["mail"]).drain()
-    shown = generate_latest(seen).decode()
-    found = parsed(shown)
-    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mail", "mark"] == 3
-    assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
-    assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
-
-
-def test_what_is_no_jobs_is_refused_by_the_collector() -> None:
-    wrong: list[Any] = [{}, "x", {"shop": 3}]
-    for given in wrong:
-        with pytest.raises(ConfigurationError):
-            sqla_jobs.prometheus.collector(given)
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:
