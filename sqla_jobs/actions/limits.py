@@ -59,6 +59,8 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
     if (which is None) == (queue is None):
         raise ArgumentsError("name a task or a limit, or else a queue, and not both")
     if queue is not None:
+        if key is not UNSET:
+            raise ArgumentsError("a queue has one limit, and takes no key")
         return Target(f"@{check_queue(queue)}", "", ())
     tasks.load()
     gates = [gate for task in tasks.values() for gate in task._declaration.gates if gate.limit is not None]

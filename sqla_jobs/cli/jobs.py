@@ -11,7 +11,7 @@ from sqla_jobs.cli.application import actor_option, changing, on_application
 from sqla_jobs.cli.durations import duration
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
-from sqla_jobs.cli.selecting import JOB_ID, check_queue
+from sqla_jobs.cli.selecting import JOB_ID
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -23,25 +23,14 @@ from sqla_jobs.models.columns import JobMixin
 @click.argument("arguments", metavar="JSON", default="{}")
 @click.option("--queue")
 @click.option("--delay", metavar="TIME", type=duration, help="Time until the job is due: 90s, 15m, 12h, 7d.")
-@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @actor_option
-def enqueue(
-    jobs: Jobs[Any],
-    /,
-    actor: str,
-    task: str,
-    arguments: str,
-    yes: bool,
-    **given: Any,
-) -> None:
+def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, **given: Any) -> None:
     """Enqueue TASK with arguments in a JSON object, and print the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
     with output_on_stderr():
         wanted = jobs.tasks[task]
     codec = wanted._declaration.codec
     with changing(jobs, actor) as it:
-        if "queue" in options and not yes:
-            check_queue(jobs, it.session, options["queue"], "; --yes enqueues there all the same")
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
             job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)

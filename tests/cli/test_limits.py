@@ -141,7 +141,6 @@ REFUSED: list[tuple[list[str], int]] = [
     (["set", "pair", "--rate", "5"], 2),
     (["set", "pair", "--key", "1", "--running", "5"], 2),  # no task declares it with key=
     (["set", "ordered", "--running", "2"], 2),
-    (["set", "--queue", "defualt", "--running", "2"], 1),
     (["clear", "stripe"], 1),  # it is as code says it
 ]
 
