@@ -229,7 +229,7 @@ class Delete(Change):
     states: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     removes: ClassVar[bool] = True
-    ended: States = ENDED
+    ended: Sequence[str] = ENDED
     ended_before: datetime | timedelta | None = None
 
     def for_jobs(self, selection: Selection, number: int) -> Change:

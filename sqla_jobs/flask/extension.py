@@ -233,15 +233,10 @@ class _Applications:
     def __call__(self, bind: Bind | None) -> Binding:
         living = self._living()
         app = self._active() or self.used or (living[0] if len(living) == 1 else None)
-        if app is None and not living:
-            raise ConfigurationError(
-                "the application that carried these jobs is gone: keep it while its jobs are used, in a variable or a "
-                "fixture"
-            )
         if app is None:
             raise ConfigurationError(
-                f"{len(living)} applications carry these jobs, and none of them is active: work inside the context of "
-                "one, with app.app_context(): …"
+                f"{len(living)} applications carry these jobs, and none of them is active: work inside the "
+                "context of one, with app.app_context(): …"
             )
         return _bound(app, bind)
 

@@ -144,12 +144,7 @@ def _closed_limits(look: Look) -> Rows:
     ages: dict[str, float] = dict(look.ask(sa.select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
     for one in read_limits(look.session, look.jobs) if ages else ():
         if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it, and no job waits
-            name = named_on_command_line(one.gate)
-            set_it = f"sqla-jobs limit set {name} {'--running N' if one.rate is None else '--rate N --per SECONDS'}"
-            remedy = f"give it another number in code; or override it: {set_it}"
-            if one.set_at:
-                remedy = f"{set_it}; or remove the override: sqla-jobs limit clear {name}"
-            yield {"it": one, "age": ages[one.gate], "remedy": remedy}
+            yield {"it": one, "age": ages[one.gate], "name": named_on_command_line(one.gate)}
 
 
 def _split_limits(look: Look) -> Rows:
@@ -239,7 +234,8 @@ LIMITS = (
         rows=_closed_limits,
         says="it has let nothing start for {age:duration} ({it.in_effect}), and {it.waiting:they_are job} waiting "
         "behind it",
-        remedy="{remedy}",
+        remedy="sqla-jobs limit set {name} with another number; or, if an operator has set it, sqla-jobs limit clear "
+        "{name}",
     ),
     Check(
         name="held jobs",

@@ -70,7 +70,7 @@ def test_an_ordered_job_says_behind_which_one_it_waits(served: Session) -> None:
     served.execute(text(retry))
     served.commit()
     (said,) = jobs.why(served, second)
-    assert "job 1 waits until" in said
+    assert "job 1 is before it" in said
 
 
 def test_what_failed_and_holds_a_key_is_named_with_the_remedy(served: Session) -> None:
