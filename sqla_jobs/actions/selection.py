@@ -129,15 +129,6 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 _NOTHING = Selection()
 
 
-def selected(**given: Any) -> Selection:
-    """Return a `Selection` of the given fields. Raises `ArgumentsError` for a value that no job can have."""
-    for name in ("states", "tasks", "queues"):
-        if isinstance(given[name], str):
-            raise ArgumentsError(f"{name} must be a list, such as [{given[name]!r:.60}], got {given[name]!r:.60}")
-        given[name] = tuple(given[name])
-    return Selection(**given)
-
-
 class Filter(NamedTuple):
     """A field of a `Selection` that people give as text, as an option of a command or in an address."""
 

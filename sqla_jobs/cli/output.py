@@ -28,8 +28,6 @@ from sqla_jobs.rules.redaction import check_depth
 from sqla_jobs.rules.wording import Count, duration
 
 _WIDE = 10_000
-_SHORT = 8
-"""A column whose values have at most this many characters is never wrapped."""
 
 _STDOUT = "sqla_jobs.stdout"
 """The key in `Context.meta` for the stream that was standard output before it was redirected."""
@@ -89,10 +87,7 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for place, name in enumerate(heading):
         is_number = bool(lines) and all(isinstance(line[place], int | float | Count) for line in lines)
-        is_short = max(map(len, [name, *(shown(line[place]) for line in lines)])) <= _SHORT
-        table.add_column(
-            name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short or not is_seen
-        )
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_seen)
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
     console().print(table)

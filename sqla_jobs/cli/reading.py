@@ -98,7 +98,8 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         ["JOB", str(job_id)], [(name, _value(name, value)) for name, value in said.items() if value is not None]
     )
     click.echo()
-    _print_reasons(reasons)
+    for reason in reasons:
+        print_wrapped(remedy(reason))
     click.echo("\narguments")
     console().print_json(data=arguments)
     if steps:
@@ -116,11 +117,6 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
             click.echo(shown(run["traceback"] or f"{run['error_type']}: {run['error']}").rstrip())
 
 
-def _print_reasons(reasons: Iterable[str]) -> None:
-    for reason in reasons:
-        print_wrapped(remedy(reason))
-
-
 def _step(step: StepRow, it: Shown) -> dict[str, Any]:
     """Return a step's values by name, without secrets in its result."""
     return asdict(step) | {"seconds": step.seconds, "result": plain_json(it.json(step.result))}
@@ -135,15 +131,11 @@ def _print_steps(steps: Iterable[dict[str, Any]]) -> None:
             step["finished_at"] or "-",
             "-" if step["seconds"] is None else duration(step["seconds"]),
             step["until"] or "-",
-            _cut(step["result"]),
+            "-" if step["result"] is None else f"{json.dumps(step['result'], ensure_ascii=False):.80}",
         )
         for step in steps
     ]
     print_table(["STEP", "KIND", "RUN", "ENDED", "TOOK", "UNTIL", "RESULT"], rows)
-
-
-def _cut(result: Any) -> str:
-    return "-" if result is None else f"{json.dumps(result, ensure_ascii=False):.80}"
 
 
 def _state(job: dict[str, Any]) -> str:

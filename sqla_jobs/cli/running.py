@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from sqla_jobs.cli.naming import (
 )
 from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.prometheus.source import DIRECTORY, check_installed
+from sqla_jobs.prometheus.source import check_installed
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import DEFAULTS, LeaseSettings, Settings, WorkerOptions
@@ -131,8 +130,6 @@ def worker(application: str | None, drain: bool, clock_only: bool, reload: bool,
             if options["metrics_port"] is None:
                 _serve(found["metrics_port"], supervisor)
         logs.set_up(name)
-        if found["metrics_port"] is not None and DIRECTORY not in os.environ:
-            log.info("the port serves no metrics of the application: %s is not set", DIRECTORY)
         return planned
 
     with right_usage():

@@ -39,29 +39,18 @@ def migrate(jobs: Jobs[Any], check: bool, sql: bool, citus: bool, as_json: bool)
         _check(jobs, as_json)
     if citus and sql:
         raise click.UsageError("--citus excludes --sql: give one")
+    from sqla_jobs.migrations import applying
+
     if sql:
-        _print_sql(jobs)
-    else:
-        _migrate(jobs, citus)
-
-
-def _migrate(jobs: Jobs[Any], citus: bool) -> None:
-    from sqla_jobs.migrations.applying import force_two_phases, migrate
-
-    done = migrate(jobs._binding().engine, jobs._models)
+        applying.print_migration(jobs._binding().engine if jobs._is_bound else None, jobs._models, sys.stdout)
+        return
+    done = applying.migrate(jobs._binding().engine, jobs._models)
     for line in done:
         click.echo(line)
     if citus:
-        force_two_phases(jobs._binding().engine, jobs._models)
+        applying.force_two_phases(jobs._binding().engine, jobs._models)
     elif not done:
         click.echo(f"nothing to do: the tables are of version {LATEST}, or newer")
-
-
-def _print_sql(jobs: Jobs[Any]) -> None:
-    from sqla_jobs.migrations.applying import print_migration
-
-    engine = jobs._binding().engine if jobs._is_bound else None
-    print_migration(engine, jobs._models, sys.stdout)
 
 
 def _check(jobs: Jobs[Any], as_json: bool) -> NoReturn:

@@ -30,18 +30,16 @@ def read_work(
     *,
     per_minute: Mapping[str, int] = _NOT_READ,
     most: int = COUNTED,
-    most_scheduled: int | None = None,
 ) -> tuple[list[QueueStatus], list[ProcessStatus]]:
     """Return queues and all processes.
 
     The queues are those that have live jobs, are paused or served, or are in `per_minute`. At most `most` queued jobs
-    are counted in each queue. Over all queues, at most `most_scheduled` (default `most`) scheduled jobs are counted,
-    and at most as many blocked ones.
+    are counted in each queue. Over all queues, at most `COUNTED` scheduled jobs are counted, and as many blocked ones.
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
     served = {name for process in processes if process.alive for name in process.queues}
-    return _read_queues(session, jobs, held, served, per_minute, most, most_scheduled or most), processes
+    return _read_queues(session, jobs, held, served, per_minute, most), processes
 
 
 def _read_queues(
@@ -51,17 +49,13 @@ def _read_queues(
     served: Set[str],
     per_minute: Mapping[str, int],
     most: int,
-    most_scheduled: int,
 ) -> list[QueueStatus]:
     job: Any = jobs.Job
     running, claimed = Counter[str](), Counter[str]()
     for part in held:
         running[part.queue] += part.begun
         claimed[part.queue] += part.claimed
-    in_order = sa.select(job.queue).where(job.state == "scheduled").order_by(job.run_at)
-    scheduled, is_more_scheduled = _by_queue(session, jobs, in_order, most_scheduled)
-    watching = sa.select(job.queue).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
-    blocked, is_more_blocked = _by_queue(session, jobs, watching, most_scheduled)
+    scheduled, blocked = (count_first(session, jobs, state, job.queue) for state in ("scheduled", "blocked"))
     paused = read_paused_queues(session, jobs)
     names = {*waiting_queues(session, jobs), *running, *scheduled, *blocked, *paused, *served, *per_minute}
     queued = _queued(session, jobs, sorted(names), most)
@@ -69,8 +63,8 @@ def _read_queues(
         QueueStatus(
             name,
             Count(min(queued[name][0], most), is_least=queued[name][0] > most),
-            Count(scheduled.get(name, 0), is_least=is_more_scheduled),
-            Count(blocked.get(name, 0), is_least=is_more_blocked),
+            Count(scheduled.get(name, 0), is_least=sum(scheduled.values()) >= COUNTED),
+            Count(blocked.get(name, 0), is_least=sum(blocked.values()) >= COUNTED),
             running[name],
             claimed[name],
             queued[name][1],
@@ -86,12 +80,19 @@ def _read_queues(
     ]
 
 
-def _by_queue(session: Session, jobs: Jobs[Any], in_order: Any, most: int) -> tuple[dict[str, int], bool]:
-    """Return the number of a query's jobs by queue, up to `most` + 1 in total, and whether there are over `most`."""
-    first = in_order.limit(most + 1).subquery("first")
-    query = sa.select(first.c.queue, sa.func.count()).group_by(first.c.queue)
-    found = {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": jobs.Job})}
-    return found, sum(found.values()) > most
+def count_first(session: Session, jobs: Jobs[Any], state: str, column: Any) -> dict[str, int]:
+    """Count jobs in a state by their queue or task. Of the jobs that are next, or failed last, `COUNTED` are counted.
+
+    The count follows an index, so it reads only rows that it counts.
+    """
+    job: Any = jobs.Job
+    order = {"scheduled": job.run_at, "blocked": job.waits_for, "failed": job.finished_at.desc()}[state]
+    some = sa.select(column.label("name")).where(job.state == state)
+    if state == "blocked":
+        some = some.where(job.waits_for.is_not(None))
+    first = some.order_by(order).limit(COUNTED).subquery("first")
+    query = sa.select(first.c.name, sa.func.count()).group_by(first.c.name)
+    return {row[0]: row[1] for row in session.execute(query, bind_arguments={"mapper": job})}
 
 
 def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:

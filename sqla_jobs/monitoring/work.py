@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.rules.outcomes import KEY_MISSING, MISFIT
@@ -52,14 +55,13 @@ def _unserved_queues(look: Look) -> Rows:
             yield {**row, "near": near[0] if near else "QUEUE"}
 
 
-def _unknown_tasks(look: Look) -> Rows:
-    rows = (row for row in look.rows(_UNCLAIMED) if row["is_declared"] and row["is_unknown"])
-    return (row for row in rows if look.is_of_job or row["paused_at"] is None)
+def _unclaimed(is_meant: Callable[[Any], bool]) -> Callable[[Look], Rows]:
+    """Find tasks of which `is_meant` holds. `doctor` leaves out those that are paused."""
 
+    def rows(look: Look) -> Rows:
+        return (row for row in look.rows(_UNCLAIMED) if is_meant(row) and (look.is_of_job or row["paused_at"] is None))
 
-def _undeclared_tasks(look: Look) -> Rows:
-    rows = (row for row in look.rows(_UNCLAIMED) if not row["is_declared"])
-    return (row for row in rows if look.is_of_job or row["paused_at"] is None)
+    return rows
 
 
 _CLOCKS = """
@@ -73,7 +75,7 @@ WORK = (
     Check(
         name="unclaimed tasks",
         about="task {task:.200}",
-        rows=_undeclared_tasks,
+        rows=_unclaimed(lambda row: not row["is_declared"]),
         says=f"this application does not declare it, and {{number:they_are job/{LOOKED_AT}}} waiting for it"
         "{task:did_you_mean}",
         remedy="deploy the code that declares it; or add its name to aliases=[…] of the task that replaces it, if that "
@@ -122,7 +124,7 @@ WORK = (
     Check(
         name="unclaimed tasks",
         about="task {task:.200}",
-        rows=_unknown_tasks,
+        rows=_unclaimed(lambda row: row["is_declared"] and row["is_unknown"]),
         says=f"no live worker of its queue knows it, and {{number:they_are job/{LOOKED_AT}}} waiting for it",
         remedy="start workers with the code that declares it: the live ones are older, or of another application",
         is_of_job=True,
