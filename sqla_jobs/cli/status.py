@@ -51,12 +51,10 @@ def _check_this_host(jobs: Jobs[Any]) -> None:
         freshest = read_freshest(session, jobs, host)
     if freshest is None:
         raise JobsError(f"no worker process of host {host} is registered: start one, or read its log")
-    if freshest.beat_age >= freshest.lease / 2:
-        raise JobsError(
-            f"the last heartbeat of a worker of host {host} is {duration(freshest.beat_age)} old, with a lease of "
-            f"{duration(freshest.lease)}: its log says why it sends none"
-        )
-    click.echo(f"process {freshest.pid} stored a heartbeat {duration(freshest.beat_age)} ago")
+    said = f"process {freshest.pid} stored a heartbeat {duration(freshest.age)} ago"
+    if freshest.age >= freshest.lease / 2:
+        raise JobsError(f"{said}, with a lease of {duration(freshest.lease)}: its log says why it sends none")
+    click.echo(said)
 
 
 def _print_status(status: Status) -> None:

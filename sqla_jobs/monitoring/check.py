@@ -108,10 +108,6 @@ class Look:
         rows: Rows = ask(self.session, self.jobs, statement, **self._parameters).mappings()
         return rows
 
-    def table(self, noun: str) -> str:
-        """Return the quoted SQL name of a table, such as that of `jobs`."""
-        return self._tables[noun]
-
     def words(self, template: str, row: Mapping[str, Any]) -> str:
         """Return a template with the values of a row."""
         return self._words.vformat(template, (), row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from shlex import quote
@@ -83,20 +82,13 @@ class StepWait(NamedTuple):
 
 def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) -> StepWait | None:
     """Return the sleep or wait of a scheduled job that is due at `run_at`; None if it waits for something else."""
-    return read_waits(session, jobs, {job_id: run_at}).get(job_id)
-
-
-def read_waits(session: Session, jobs: Jobs[Any], due: Mapping[int, datetime]) -> dict[int, StepWait]:
-    """Return the sleeps and waits of several jobs, by job id. `due` maps their ids to their due times."""
     step: Any = jobs.Step
     columns = (step.job_id, step.name, step.kind, step.until, sa.func.clock_timestamp().label("now"))
-    waits = sa.select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))
-    last = {wait.job_id: wait for wait in ask(session, jobs, waits.order_by(step.number))}
-    return {
-        job_id: _step_wait(wait)
-        for job_id, wait in last.items()
-        if (wait.until or PARKED) == due[job_id]  # otherwise somebody has rescheduled it
-    }
+    waits = sa.select(*columns).where(step.job_id == job_id, step.finished_at.is_(None))
+    last = ask(session, jobs, waits.order_by(step.number.desc()).limit(1)).one_or_none()
+    if last is None or (last.until or PARKED) != run_at:  # otherwise somebody has rescheduled it
+        return None
+    return _step_wait(last)
 
 
 def _step_wait(wait: Any) -> StepWait:

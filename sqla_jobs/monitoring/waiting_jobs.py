@@ -7,13 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sqla_jobs.models.types import LIVE, PARKED
+from sqla_jobs.models.types import LIVE
 from sqla_jobs.monitoring.check import Check, Look, Rows
 from sqla_jobs.monitoring.failures import BAD, LOOKED_AT
 from sqla_jobs.monitoring.queues import COUNTED
-from sqla_jobs.monitoring.steps import read_waits
 from sqla_jobs.queries.losses import lost_in_a_row
-from sqla_jobs.rules.wording import duration, moment, plural, they_are
+from sqla_jobs.rules.wording import they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _SOME = 20
@@ -39,36 +38,6 @@ def _killers(look: Look) -> Rows:
     for job_id, task, times, number, are_attempts in look.ask(rows):
         of = they_are(number, "attempt" if are_attempts else "lost run")
         yield {"id": job_id, "task": task, "times": times, "left": of}
-
-
-def _parked(look: Look) -> Rows:
-    """Find jobs that keep a unique key for a long time, with the ticks that added no job for it."""
-    job, tick = look.jobs.Job, look.jobs.Tick
-    rows = look.rows(_AHEAD_OF_TIME)
-    ids = [row["id"] for row in rows]
-    skipped = sa.select(tick.job_id, sa.func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
-    ticks: dict[int, int] = dict(look.ask(skipped.group_by(tick.job_id)).all()) if ids else {}
-    due: dict[int, Any] = dict(look.ask(sa.select(job.id, job.run_at).where(job.id.in_(ids))).all()) if ids else {}
-    steps = read_waits(look.session, look.jobs, due) if ids else {}
-    for row in rows:
-        job_id, run_at = row["id"], due.get(row["id"], PARKED)
-        words = "is parked" if run_at == PARKED else f"waits until {moment(run_at)}, in {duration(row['wait'])}"
-        remedy = f"sqla-jobs retry {job_id} runs it now; or "
-        if (step := steps.get(job_id)) is not None:
-            words, remedy = step.words, f"{step.signal} sends it; or " if step.signal else ""
-        number = ticks.get(job_id, 0)
-        if number or row["wait"] >= _FAR_AHEAD:
-            told = f"{plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'}" if number else None
-            yield {**row, "words": words, "remedy": remedy, "ticks": told}
-
-
-_AHEAD_OF_TIME = f"""
-    SELECT id, task, -$age(run_at) AS wait
-    FROM (
-      SELECT id, task, run_at, unique_key FROM $jobs
-      WHERE state = 'scheduled' ORDER BY run_at DESC LIMIT {COUNTED}) AS last
-    WHERE unique_key IS NOT NULL AND -$age(run_at) > {_AHEAD}
-    ORDER BY run_at DESC LIMIT {_SOME}"""
 
 
 WAITING_JOBS = (
@@ -99,10 +68,18 @@ WAITING_JOBS = (
     Check(
         name="keys that swallow enqueues",
         about="job {id}",
-        rows=_parked,
-        says="it {words}, and keeps its unique key meanwhile: an enqueue of {task:.200} with that key makes no new job"
-        "{ticks:|; | skipped for it}",
-        remedy="{remedy}sqla-jobs cancel {id} frees its key",
+        rows=f"""
+            SELECT id, task, run_at, skipped
+            FROM (
+              SELECT id, task, nullif(run_at, 'infinity') AS run_at, -$age(run_at) AS wait, unique_key,
+                (SELECT count(*) FROM $ticks WHERE job_id = job.id AND outcome = 'skipped') AS skipped
+              FROM $jobs AS job WHERE state = 'scheduled' ORDER BY job.run_at DESC LIMIT {COUNTED}) AS last
+            WHERE unique_key IS NOT NULL AND wait > CASE WHEN skipped > 0 THEN {_AHEAD} ELSE {_FAR_AHEAD} END
+            ORDER BY wait DESC LIMIT {_SOME}""",
+        says="it waits{run_at:moment| until }, and keeps its unique key meanwhile: an enqueue of {task:.200} with that "
+        "key makes no new job; {skipped:plural tick} of schedules skipped for it",
+        remedy="sqla-jobs retry {id} runs it now, unless it waits in a step; sqla-jobs cancel {id} frees its key; "
+        "sqla-jobs show {id} says what it waits for",
         is_cheap=False,
     ),
     Check(

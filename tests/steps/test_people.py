@@ -54,7 +54,7 @@ def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: S
         (said,) = jobs.why(session, second)
     assert f"`sqla-jobs show {first.id}`" in said
     findings = {one["about"]: one["remedy"] for one in json.loads(run("doctor", "--json").stdout)}
-    assert f"sqla-jobs signal {waiting.id} approved" in findings[f"job {waiting.id}"]
+    assert f"sqla-jobs show {waiting.id}" in findings[f"job {waiting.id}"]
     assert f"sqla-jobs cancel {sleeping.id}" in findings[f"job {sleeping.id}"]
 
 
