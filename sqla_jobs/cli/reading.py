@@ -85,7 +85,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     jobs.tasks.load()
     with jobs._binding().session() as session:
         job = read_job(session, jobs, job_id)
-        row = _job(jobs, job) | {"lost_in_a_row": job.lost_in_a_row}
+        row = _job(jobs, job)
         runs = [_run(jobs, run) for run in reversed(read_runs(session, jobs, job))]
         steps = [_step(step, job.shown) for step in read_steps(session, jobs, job_id)]
         reasons = jobs.why(session, job_id)

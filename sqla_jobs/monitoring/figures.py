@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +14,7 @@ from sqla_jobs.monitoring.finding import ask, brief
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import count_first, read_work
-from sqla_jobs.runtime.metrics import ByShard, Cached, Figures
+from sqla_jobs.runtime.metrics import Figures
 
 DEEP = 100_000
 """The maximum number of queued jobs counted in one queue."""
@@ -23,8 +22,6 @@ _NEXT = 20_000
 """The maximum number of queued jobs counted by task, over all queues."""
 _TIMEOUT = 3.0
 """The timeout of each statement, in seconds."""
-_PATIENCE = 1.0
-"""Seconds to wait for each of several databases: one that is away must not keep the others' figures."""
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
@@ -49,29 +46,6 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
         Counter(one.kind for one in processes if not one.alive),
         _oldest_heartbeats(processes),
     )
-
-
-class CachedFigures:
-    """The cached figures of an application's databases."""
-
-    def __init__(self, jobs: Jobs[Any], *, seconds: float, patience: float) -> None:
-        """Prepare to read. An answer is valid for `seconds`. `patience` is how long `get` waits for a single one."""
-        self._jobs = jobs
-        self._seconds = seconds
-        self._patience = patience
-
-    @cached_property
-    def _of(self) -> dict[str, Cached[Figures]]:
-        shards = {name: self._jobs.shard(name) for name in self._jobs.shards}
-        patience = _PATIENCE if shards else self._patience
-        return {
-            name: Cached(partial(read_briefly, one), seconds=self._seconds, patience=patience)
-            for name, one in (shards or {"": self._jobs}).items()
-        }
-
-    def get(self) -> ByShard:
-        """Return the figures of each database."""
-        return {name: cached.get() for name, cached in self._of.items()}
 
 
 def read_briefly(jobs: Jobs[Any]) -> Figures:

@@ -13,9 +13,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
-from sqla_jobs.monitoring.paused import PausedTask, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import read_work
+from sqla_jobs.monitoring.queues import PausedTask, read_paused_tasks, read_work
 from sqla_jobs.runtime.metrics import QueueStatus
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
-
-import sqlalchemy as sa
-
 from sqla_jobs.models.types import LIVE
-from sqla_jobs.monitoring.check import Check, Look, Rows
+from sqla_jobs.monitoring.check import Check
 from sqla_jobs.monitoring.failures import BAD, LOOKED_AT
 from sqla_jobs.monitoring.queues import COUNTED
-from sqla_jobs.queries.losses import lost_in_a_row
-from sqla_jobs.rules.wording import they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _SOME = 20
 """The maximum number of findings of one kind."""
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
 """The minimum waits, in seconds, for a warning about a kept unique key: if ticks were skipped, and otherwise."""
-
-
-def _killers(look: Look) -> Rows:
-    """Find jobs that lose their process again and again, such as those that run out of memory."""
-    job, run = look.jobs.Job, look.jobs.Run
-    since = sa.func.statement_timestamp() - timedelta(days=1)  # stable, so that the index of failed runs ends there
-    newest = sa.select(run.job_id, run.outcome).where(BAD, run.finished_at > since).order_by(run.finished_at.desc())
-    seen = newest.limit(LOOKED_AT).subquery()
-    lost: Any = sa.select(seen.c.job_id, sa.func.count().label("times")).where(seen.c.outcome == "lost")
-    lost = lost.group_by(seen.c.job_id).having(sa.func.count() > 1).subquery()
-    uses_attempts = job.max_lost.is_(None)
-    left = sa.case(
-        (uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs._models)
-    )
-    rows = sa.select(job.id, job.task, lost.c.times, left, uses_attempts).join(lost, lost.c.job_id == job.id)
-    rows = rows.where(job.state.in_(LIVE)).order_by(lost.c.times.desc()).limit(_SOME)
-    for job_id, task, times, number, are_attempts in look.ask(rows):
-        of = they_are(number, "attempt" if are_attempts else "lost run")
-        yield {"id": job_id, "task": task, "times": times, "left": of}
 
 
 WAITING_JOBS = (
@@ -99,8 +73,19 @@ WAITING_JOBS = (
     Check(
         name="process killers",
         about="job {id}",
-        rows=_killers,
-        says="{task:.200} has lost its process {times} times since yesterday, and {left} left",
+        # `statement_timestamp` is stable, so that the index of failed runs ends there
+        rows=f"""
+            SELECT job.id, task, attempt, max_attempts, max_lost, times
+            FROM (
+              SELECT job_id, count(*) AS times FROM (
+                SELECT job_id, outcome FROM $runs
+                WHERE {BAD} AND finished_at > statement_timestamp() - interval '1 day'
+                ORDER BY finished_at DESC LIMIT {LOOKED_AT}) AS newest
+              WHERE outcome = 'lost' GROUP BY job_id HAVING count(*) > 1) AS lost
+            JOIN $jobs AS job ON job.id = lost.job_id
+            WHERE state IN ({", ".join(map(repr, map(str, LIVE)))}) ORDER BY times DESC LIMIT {_SOME}""",
+        says="{task:.200} has lost its process {times} times since yesterday, at attempt {attempt} of {max_attempts}"
+        "{max_lost:|, and it ends after | lost runs in a row}",
         remedy="its runs show how (`sqla-jobs show {id}`); to stop it: sqla-jobs cancel {id}",
     ),
     Check(
