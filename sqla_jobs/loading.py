@@ -24,8 +24,8 @@ _ADDRESSES = (
 )
 
 
-def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
-    """Return the `Jobs`, and the option values that the application's config sets, by command and option."""
+def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, Any]]:
+    """Return the `Jobs`, and the option values that the application's config sets, by option."""
     found = _load_named(spec)
     read = getattr(_extension_of(found), "_option_defaults", None)
     return _jobs_of(found, spec), read(found) if read is not None else {}

@@ -46,7 +46,9 @@ _ENDS_WITHIN = 5.0
     type=click.IntRange(0, 65535),
     help="Port of the dashboard; 0: any free one.",
 )
-def dev(application: str | None, where: Where, queues: str | None, concurrency: int, port: int) -> None:
+def dev(
+    application: str | None, urls: dict[str, str], shard: str | None, queues: str | None, concurrency: int, port: int
+) -> None:
     """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
 
     The database is --database-url, else the application's own, else DATABASE_URL. If no database is named, a PostgreSQL
@@ -58,7 +60,7 @@ def dev(application: str | None, where: Where, queues: str | None, concurrency: 
     with plain_errors(), ExitStack() as running:
         if importlib.util.find_spec("watchfiles") is None:
             raise ConfigurationError('`dev` needs watchfiles: pip install "sqla-jobs[reload]"')
-        name = named_application(application)
+        name, where = named_application(application), Where(urls, shard)
         with right_usage():
             _settings(queues, concurrency)
         logs = LogOptions("INFO", "short", jobs=True)

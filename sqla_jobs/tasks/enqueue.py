@@ -28,11 +28,11 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.queries.values import PRIORITIES, TIMES, names
+from sqla_jobs.queries.values import TIMES, names
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
-from sqla_jobs.rules.value_checks import INSTANT, check_integer, check_moment, check_queue, check_seconds
+from sqla_jobs.rules.value_checks import INSTANT, check_moment, check_seconds
 from sqla_jobs.tasks.after import check_after
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import check_headers
@@ -153,12 +153,6 @@ def _fitting(job_class: type[Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"position"}
-
-
-def check_common(given: Mapping[str, Any]) -> None:
-    """Check the queue and the priority that a schedule or a change gives, if any. Raises `ArgumentsError`."""
-    check_queue(given.get("queue", "default"))
-    check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

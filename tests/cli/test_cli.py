@@ -57,7 +57,6 @@ REFUSED = [
     (["delete", "1", "--state", "failed"], 2),
     (["enqueue", "mark", "{"], 2),
     (["enqueue", "mark", "{}"], 2),
-    (["enqueue", "mark", '{"n": 1}', "--queue", "defualt"], 1),
     (["enqueue", "no-such-task"], 1),
     (["schedule", "set", "x", "--task", "mark", "--cron", "@daily"], 2),
     (["schedule", "set", "x", "--task", "mark", "--cron", "@daily", "--args", '{"n": 1}', "--timezone", "Mars"], 2),
@@ -73,7 +72,7 @@ REFUSED = [
     (["pause", "defualt"], 1),
     (["pause"], 2),
     (["pause", "default", "--until", "soon"], 2),
-    (["pause", "default", "--until", "2020-01-02"], 1),
+    (["pause", "default", "--until", "2020-01-02"], 2),
     (["pause", "--task", "mrak"], 1),
     (["resume", "default"], 1),  # it is not paused
     (["resume", "default", "--task", "mark"], 2),
@@ -160,9 +159,7 @@ class TestWhichApplication:
     def test_it_is_named_in_each_of_the_ways(self, command: Command, tmp_path: Path) -> None:
         for done in (
             command("list", "tests.shop:jobs", "--json"),
-            command("list", "--json", "tests.shop:jobs"),
             command("list", "--app", "tests.shop:jobs", "--json"),
-            command("list", "--limit", "5", "tests.shop:jobs", "--json"),
             command("list", "--json", SQLA_JOBS_APP="tests.shop:jobs"),
         ):
             assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
@@ -253,7 +250,7 @@ class TestStatus:
         assert "default=8" in out
         line = ["misbehave", "100", "%", "GeneratorExit", "3", str(failed[-1]), "directly"]
         assert line in [line.split() for line in out.splitlines()]
-        assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
+        assert re.search(r"queue mail: it is paused since 20.*, with 1 job waiting\n    `sqla-jobs resume mail`", out)
 
     def test_python_reads_the_same(self, run: Run, session: Session, failed: list[int], database: Engine) -> None:
         with jobs.worker({"default": 3}, bind=database, clock=False):
@@ -286,14 +283,13 @@ class TestStatus:
 
 
 class TestReading:
-    def test_jobs_are_listed_newest_first_and_page_by_page(self, run: Run, session: Session) -> None:
+    def test_jobs_are_listed_newest_first(self, run: Run, session: Session) -> None:
         shop.mark.enqueue_many(session, [{"n": n} for n in range(5)])
         session.commit()
         first = json.loads(run("list", "--json", "--limit", "3").stdout)
         assert [job["args"]["n"] for job in first] == [4, 3, 2]
-        rest = run("list", "--limit", "3", "--below", str(first[-1]["id"]))
-        assert [line.split()[-1] for line in rest.output.splitlines()[2:]] == ["n=1", "n=0"]
-        assert f"--below {first[-1]['id']}" in run("list", "--limit", "3").output
+        assert [line.split()[-1] for line in run("list").output.splitlines()[2:]] == [f"n={n}" for n in (4, 3, 2, 1, 0)]
+        assert "raise --limit" in run("list", "--limit", "3").output
 
     def test_a_filter_is_a_filter(self, run: Run, session: Session, failed: list[int]) -> None:
         shop.mark.options(queue="mail").enqueue(session, 7)
@@ -348,7 +344,7 @@ class TestChanging:
     def test_a_dry_run_counts_and_changes_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
         told = run("retry", "--state", "failed", "--limit", "2", "--dry-run").output
         assert told == "retry: the oldest 2 of 3 failed jobs; this is a dry run, nothing is changed\n"
-        assert "cancel: 0 jobs" in run("cancel", "--task", "mark", "--dry-run").output
+        assert "cancel: no jobs" in run("cancel", "--task", "mark", "--dry-run").output
         assert set(states(session).values()) == {"failed"}
         assert run("audit", "--json").stdout == "[]\n"
 
@@ -442,7 +438,7 @@ class TestChanging:
         told = {"task": "mark", "names": ["mark"], "paused_by": "bob", "pause_reason": "provider is down"}
         assert found.items() >= told.items()
         assert re.search(r"^mark +20\S+ \S+ +bob ", run("status").output, re.MULTILINE)
-        assert "task mark: it is paused" in run("doctor", "--strict", code=1).output
+        assert "task mark: it is paused" in run("doctor").output
         run("resume", "--task", "mark")
         assert jobs.worker(bind=database).drain() == 1
         details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).first()
@@ -505,7 +501,7 @@ class TestChanging:
 
 class TestEnqueue:
     def test_a_job_is_made_of_json(self, run: Run, session: Session) -> None:
-        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--delay", "1h", "--yes").output
+        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--delay", "1h").output
         job: JobMixin = session.get_one(jobs.Job, int(out))
         assert (job.task, job.args, job.queue, job.state) == ("mark", {"n": 3}, "lane", "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
@@ -576,7 +572,6 @@ class TestUpkeep:
         assert "has lost its process 2 times since yesterday" in found[f"job {killer.id}"]["found"]
         assert "overdue by 1 h" in found[f"job {late.id}"]["found"]
         assert f"sqla-jobs cancel {deaf.id} --kill" in found[f"job {deaf.id}"]["remedy"]
-        run("doctor", "--strict", code=1)
 
     @pytest.mark.slow
     def test_the_doctor_names_who_holds_a_job_that_waits(self, run: Run, session: Session, database: Engine) -> None:

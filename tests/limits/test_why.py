@@ -53,7 +53,7 @@ def test_a_full_limit_names_the_jobs_that_fill_it(served: Session) -> None:
     jobs.set_limit(served, "stripe", running=4)
     served.commit()
     run(served, made[3])
-    said = "The limit stripe is full: of at most 4 jobs at once 4 run, jobs 1, 2, 3 and 1 more."
+    said = "The limit stripe is full: of at most 4 jobs at once, 4 run: 1, 2, 3, …"
     assert jobs.why(served, made[5]) == [said]
 
 
@@ -66,7 +66,7 @@ def test_an_ordered_job_says_behind_which_one_it_waits(served: Session) -> None:
     served.execute(text(retry))
     served.commit()
     (said,) = jobs.why(served, second)
-    assert "job 1 waits until" in said
+    assert "job 1 is before it" in said
 
 
 def test_what_failed_and_holds_a_key_is_named_with_the_remedy(served: Session) -> None:
@@ -83,7 +83,7 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     first, second = (added(served, shop.plain, n=n) for n in range(2))
     jobs.set_limit(served, queue="default", running=1)
     run(served, first.id)
-    assert jobs.why(served, second) == ["The limit of queue default is full: of at most 1 job at once 1 runs, job 1."]
+    assert jobs.why(served, second) == ["The limit of queue default is full: of at most 1 job at once, 1 run: 1."]
     jobs.pause(served, "default")
     jobs.pause(served, task=shop.plain, reason="the provider is down")
     served.commit()
@@ -94,12 +94,13 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     assert len(said) == 3
     lonely = shop.plain.options(queue="lonely").enqueue(served, n=1)
     served.commit()
-    assert "No live worker serves queue 'lonely': start one with `--queues lonely`." in jobs.why(served, lonely)
+    assert "Queue lonely: no live worker serves it, and 1 job is waiting; start" in jobs.why(served, lonely)[1]
 
 
 def test_a_job_of_a_task_that_nobody_declares_here_says_so(served: Session) -> None:
     served.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('plian', '{}', 'queued')"))
-    assert "does not declare the task 'plian'; did you mean 'plain'?" in jobs.why(served, 1)[0]
+    assert "Task plian: this application does not declare it" in (said := jobs.why(served, 1)[0])
+    assert "did you mean 'plain'?" in said
 
 
 def test_who_holds_the_row_is_told(served: Session, database: Engine) -> None:

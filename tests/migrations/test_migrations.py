@@ -199,14 +199,14 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     before = catalog(database_url)
     way(app)
     assert "No new upgrade operations" in app.alembic("check")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
+    app.sqla_jobs("migrate", "shop:jobs", "--check")
     run_a_job(app.shop())
 
     with new_database(server_url) as created:
         other = Application(tmp_path, created)
         create(other.shop(), created)
         assert objects(created) == objects(database_url)
-        other.sqla_jobs("migrate", "--check", "shop:jobs")
+        other.sqla_jobs("migrate", "shop:jobs", "--check")
         other.alembic("stamp", "heads")
         assert "No new upgrade operations" in other.alembic("check")
 
@@ -227,13 +227,13 @@ def test_columns_of_the_application_are_found_by_its_own_autogenerate(tmp_path: 
         "    origin: Mapped[str] = mapped_column(server_default='web')\n"
     )
     app.write_shop(more=own + JOBS.format(options="job_class=MyJob"))
-    told = app.sqla_jobs("migrate", "--check", "shop:jobs", code=1)
+    told = app.sqla_jobs("migrate", "shop:jobs", "--check", code=1)
     assert "column order_id is missing" in told
     assert "column origin is missing" in told
     app.alembic("revision", "--autogenerate", "-m", "own columns")
     app.alembic("upgrade", "head")
     assert "No new upgrade operations" in app.alembic("check")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
+    app.sqla_jobs("migrate", "shop:jobs", "--check")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -157,23 +156,6 @@ def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session
         shop.gate.set()
         wait_until(lambda: worker.runs >= 2)
     assert ended(scrape(seen)) == {("lost", "wait"): 1, ("succeeded", "wait"): 1}
-
-
-def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session, engine: Engine) -> None:
-    other = limited_shop.jobs
-    limited_shop.Base.metadata.create_all(engine)
-    other.bind(engine)
-    seen = CollectorRegistry(auto_describe=True)
-    seen.register(sqla_jobs.prometheus.collector({"shop": jobs, "limited": other}))
-    shop.mark.options(queue="mail").enqueue_many(session, ({"n": n} for n in range(3)))
-    limited_shop.pair.enqueue(session, n=1)
-    session.commit()
-    jobs.worker(["mail"]).drain()
-    shown = generate_latest(seen).decode()
-    found = parsed(shown)
-    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mail", "mark"] == 3
-    assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
-    assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:

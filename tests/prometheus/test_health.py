@@ -24,7 +24,7 @@ from tests.shop import jobs, mark
 
 
 def healthcheck() -> int:
-    return CliRunner().invoke(main, ["status", "--exit-code", "tests.shop:jobs"]).exit_code
+    return CliRunner().invoke(main, ["status", "tests.shop:jobs", "--exit-code"]).exit_code
 
 
 def execute(engine: Engine, statement: str) -> None:

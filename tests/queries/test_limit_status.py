@@ -96,4 +96,3 @@ class TestWaitingGroups:
             (["#b"], 1, False),
             (["#a"], 1, False),
         ]
-        assert QUERIES.waiting_groups(connection, exact=True) == found

@@ -52,9 +52,9 @@ def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: S
         assert f"`sqla-jobs cancel {job.id}`" in jobs.why(session, job)[1]
     with jobs.worker(clock=False):
         (said,) = jobs.why(session, second)
-    assert f"job {first.id} waits for the signal 'approved'" in said
+    assert f"`sqla-jobs show {first.id}`" in said
     findings = {one["about"]: one["remedy"] for one in json.loads(run("doctor", "--json").stdout)}
-    assert f"sqla-jobs signal {waiting.id} approved" in findings[f"job {waiting.id}"]
+    assert f"sqla-jobs show {waiting.id}" in findings[f"job {waiting.id}"]
     assert f"sqla-jobs cancel {sleeping.id}" in findings[f"job {sleeping.id}"]
 
 
