@@ -183,8 +183,8 @@ def write_modules(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "passed"),
     [
-        ("testing", 6),
-        ("testing-applications", 5),
+        ("testing", 5),
+        ("testing-applications", 2),
         ("sqlmodel", 1),
     ],
 )
