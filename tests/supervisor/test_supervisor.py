@@ -347,8 +347,8 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
 def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
-    def told(*arguments: str) -> str:
-        done = CliRunner().invoke(main, [*arguments, "tests.shop:jobs"])
+    def told(command: str, *options: str) -> str:
+        done = CliRunner().invoke(main, [command, "tests.shop:jobs", *options])
         assert done.exit_code in (0, 1), done.output
         return done.stdout
 
