@@ -6,17 +6,15 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from sqlalchemy import Engine
 
 from sqla_jobs.runtime.logs import FIELDS
 from tests.conftest import ROOT
 from tests.helpers import run_to_end
-from tests.project.pages import blocks, run_block
+from tests.project.pages import blocks
 from tests.receiver import receiving
 
 pytestmark = pytest.mark.slow
@@ -68,11 +66,6 @@ def test_the_traces_of_the_docs_reach_a_collector(folder: Path, monkeypatch: pyt
         ("service.name", "shop")
     }
     assert receiver.bodies("/v1/metrics")
-
-
-def test_the_test_of_traces_in_the_docs_passes(page: ModuleType, engine: Engine) -> None:
-    _, in_tests = blocks(ROOT / "docs/tracing.md", "python")
-    run_block(in_tests, page)
 
 
 def test_an_error_tracker_is_told_what_the_docs_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
