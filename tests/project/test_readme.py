@@ -114,7 +114,8 @@ def test_the_application_of_several_modules_works(
     engine = "from sqlalchemy import create_engine; import os; engine = create_engine(os.environ['DATABASE_URL']); "
     session = f"{engine}from sqlalchemy.orm import Session; session = Session(engine); "
     python("-c", engine + "from bookshop.models import Base; Base.metadata.create_all(engine)")
-    python("-c", session + "from bookshop.views import place; place(session)")
+    settled = "from bookshop.models import Order; from bookshop.billing import settle; session.add(one := Order()); "
+    python("-c", f"{session}{settled}settle.enqueue(session, order=one); session.commit()")
     paid = "from bookshop.models import Order; session.add(one := Order()); session.flush(); one.pay(session)"
     python("-c", f"{session}{paid}; session.commit()")
     assert python("-m", "sqla_jobs.worker", "bookshop.models:jobs", "--drain") == "4 runs\n"
