@@ -60,7 +60,13 @@ class ApplicationCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         is_named = bool(args) and _SPEC.fullmatch(args[0]) is not None
-        return super().parse_args(ctx, ["--app", *args] if is_named else args)
+        later = [] if is_named or "--app" in args else list(filter(_SPEC.fullmatch, args))
+        try:
+            return super().parse_args(ctx, ["--app", *args] if is_named else args)
+        except click.UsageError as error:
+            if later:
+                error.message = f"{error.message.rstrip('.')}; write {later[0]} as the first word after {ctx.info_name}"
+            raise
 
 
 def named_application(given: str | None) -> str:

@@ -166,6 +166,11 @@ class TestWhichApplication:
         tmp_path.joinpath("pyproject.toml").write_text('[tool.sqla_jobs]\napp = "tests.shop:jobs"\n')
         assert command("list", "--json").stdout == "[]\n"
 
+    @pytest.mark.parametrize("arguments", [["list", "--json"], ["retry", "--state", "failed"], ["worker", "--drain"]])
+    def test_after_an_option_it_is_told_where_it_goes(self, arguments: list[str]) -> None:
+        done = CliRunner().invoke(main, [*arguments, "tests.shop:jobs"])
+        assert (done.exit_code, f"first word after {arguments[0]}" in done.output) == (2, True)
+
     @pytest.mark.slow
     def test_the_address_may_be_that_of_another_driver(self, command: Command, database_url: str) -> None:
         options = {"ssl": "prefer", "prepared_statement_cache_size": "0"}
