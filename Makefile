@@ -4,13 +4,12 @@
 # make check     lint, types and `make test`
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: four minutes on a quiet machine
 # make servers   `make test` on PostgreSQL 14 to 18, in turn: SERVERS="14 16" for some alone
-# make mutants   try 30 mutants of rules/ and queries/ drawn at random; MUTANTS="Claim retry" for some names alone
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo test test-slow servers fastest mutants newest oldest lint format types check docs venv clean
+.PHONY: help demo test test-slow servers fastest newest oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -31,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 8
+	@sed -n 's/^# //p' Makefile | head -n 7
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
@@ -50,10 +49,6 @@ servers: $(VENV)/programs.stamp
 # times what it cost there, and other kinds up to 1.2 times.
 fastest: $(VENV)/dev.stamp
 	$(RUN) benchmarks $$(sed 's/^/--against /' .ci/fastest) --at-most 1.10 --server-at-most 1.5 --turns 5 --jobs 15000
-
-# Which tests send which statement is recorded once. After a change of tests or statements: rm -r build/mutants
-mutants: $(VENV)/dev.stamp
-	$(RUN) tests.mutants $(MUTANTS)
 
 # With the oldest supported dependencies, in an environment of their own. They lack some types.
 oldest:

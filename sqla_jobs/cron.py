@@ -32,7 +32,6 @@ _ALIASES = {
     "@hourly": "0 * * * *",
 }
 _LENGTH = 200
-_SUCH_AS = {"cron": "30 2 * * *", "timezone": "Europe/Paris"}
 _EVERY = re.compile(r"@every +(\d{1,9}(?:\.\d{1,6})?)", re.ASCII)
 _SECOND = timedelta(seconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,9 +78,8 @@ class Cron:
 
         Raises a `ConfigurationError` that names the invalid field.
         """
-        for name, value in {"cron": text, "timezone": timezone}.items():
-            if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-                raise ConfigurationError(f"{name} must be text such as {_SUCH_AS[name]!r}, got {value!r:.60}")
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise ConfigurationError(f"cron must be text such as '30 2 * * *', got {text!r:.60}")
         return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
 
     def next_after(self, moment: datetime) -> datetime:

@@ -24,8 +24,8 @@ _ADDRESSES = (
 )
 
 
-def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
-    """Return the `Jobs`, and the option values that the application's config sets, by command and option."""
+def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, Any]]:
+    """Return the `Jobs`, and the option values that the application's config sets, by option."""
     found = _load_named(spec)
     read = getattr(_extension_of(found), "_option_defaults", None)
     return _jobs_of(found, spec), read(found) if read is not None else {}
@@ -64,12 +64,8 @@ def _load_named(spec: str) -> Any:
     name, called = attribute.removesuffix("()"), attribute.endswith("()")
     for part in name.split("."):
         if not hasattr(found, part):
-            names = getattr(found, "__dict__", {})
-            near = ", ".join(key for key, value in names.items() if isinstance(value, Jobs)) or "none"
-            place = f"module {found.__name__}" if inspect.ismodule(found) else f"{found!r:.100}"
-            raise ConfigurationError(
-                f"{spec!r}: {place} has no {part!r}; names of a Jobs in it: {near}{did_you_mean(part, names)}"
-            )
+            near = did_you_mean(part, getattr(found, "__dict__", {}))
+            raise ConfigurationError(f"{spec!r}: {found!r:.100} has no {part!r}{near}")
         found = getattr(found, part)
     if called or (inspect.isroutine(found) and _jobs_in(found) is None):
         found = _made_by(found, spec)

@@ -12,7 +12,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk_change import Change, Changed
 from sqla_jobs.actions.jobs import Alter, Cancel, Delete, Erase, Retry
 from sqla_jobs.actions.limits import UNSET
-from sqla_jobs.actions.selection import Selection, selected
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.binds import Bound
 from sqla_jobs.database.binding import Bind
 from sqla_jobs.errors import ArgumentsError
@@ -61,10 +61,13 @@ class Operations(Bound, Generic[J]):
         Raises `ArgumentsError` for a value that no job can have.
         """
         batch_id = batch if isinstance(batch, int) or batch is None else batches.saved_id(batch)
-        return selected(
-            states=states,
-            tasks=tasks,
-            queues=queues,
+        for name, given in {"states": states, "tasks": tasks, "queues": queues}.items():
+            if isinstance(given, str):
+                raise ArgumentsError(f"{name} must be a list, such as [{given!r:.60}], got {given!r:.60}")
+        return Selection(
+            states=tuple(states),
+            tasks=tuple(tasks),
+            queues=tuple(queues),
             batches=() if batch_id is None else (batch_id,),
             args=args or {},
             results=results or {},
@@ -202,14 +205,9 @@ class Operations(Bound, Generic[J]):
     def _change(
         self, session: AnySession, name: str, change: Change, job: J | int | BatchMixin | None, where: Selection | None
     ) -> Changed:
-        what = "where=…" if where else "batch" if isinstance(job, BatchMixin) else "job"
-        said = f"jobs.{name}(session, {what})"
         if (job is None) == (where is None):
-            got = "neither" if job is None else "both"
-            raise ArgumentsError(
-                f"jobs.{name} takes either a job, its id or a batch, or where=jobs.select(…), and got {got}"
-            )
-        with self._changing_at(session, said, job) as it:
+            raise ArgumentsError(f"jobs.{name} takes either a job, its id or a batch, or where=jobs.select(…)")
+        with self._changing_at(session, f"jobs.{name}(session, …)", job) as it:
             if isinstance(job, BatchMixin):
                 batch_id = batches.id_of(it.session, self._models, job)
                 return change.all(it, Selection(batches=(batch_id,)), waits=True)
@@ -256,7 +254,7 @@ class Operations(Bound, Generic[J]):
         Raises `ArgumentsError` unless exactly one of `queue` and `task` is given, and for an `until` in the past;
         `UnknownTask` for a name that no task has.
         """
-        it = self._changing(session, f"jobs.pause(session, {'task=…' if queue is None else repr(queue):.60})")
+        it = self._changing(session, "jobs.pause(session, …)")
         pausing.pause(it, queue, task=task, reason=reason, until=until)
 
     def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
@@ -266,7 +264,7 @@ class Operations(Bound, Generic[J]):
 
         Raises the same errors as `pause`.
         """
-        it = self._changing(session, f"jobs.resume(session, {'task=…' if queue is None else repr(queue):.60})")
+        it = self._changing(session, "jobs.resume(session, …)")
         pausing.resume(it, queue, task=task)
 
     def set_limit(
@@ -295,9 +293,7 @@ class Operations(Bound, Generic[J]):
         Raises `ArgumentsError` for an invalid number, and for a target that does not exist.
         """
         target = limits.target(self.tasks, which, queue=queue, key=key)
-        it = self._changing(
-            session, f"jobs.set_limit(session, {'task' if queue is None else f'{queue=!r:.60}'}, running=…)"
-        )
+        it = self._changing(session, "jobs.set_limit(session, …)")
         limits.set_limit(it, target, running=running, rate=rate, per=per)
 
     def clear_limit(
@@ -318,7 +314,7 @@ class Operations(Bound, Generic[J]):
         Raises `ArgumentsError` for a target that does not exist.
         """
         target = limits.target(self.tasks, which, queue=queue, key=key)
-        it = self._changing(session, f"jobs.clear_limit(session, {'task' if queue is None else f'{queue=!r:.60}'})")
+        it = self._changing(session, "jobs.clear_limit(session, …)")
         return bool(limits.clear_limit(it, target))
 
     def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSET, bind: Bind | None = None) -> bool:

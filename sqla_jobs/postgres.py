@@ -137,7 +137,6 @@ class LocalServer:
             self._data = home / "data"
             if fresh:
                 self._initialise(home)
-            (home / _PASSWORD).chmod(0o600)  # earlier versions created the file with the umask's permissions
             self._password = (home / _PASSWORD).read_text()
             self._port_file = home / _PORT
             self.port: int = _kept_port(self._port_file)
@@ -149,11 +148,6 @@ class LocalServer:
     def url(self) -> str:
         """The URL of the database `postgres`, for the superuser."""
         return f"postgresql+psycopg://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
-
-    @property
-    def has_ended(self) -> bool:
-        """True if the server was started and has ended by itself."""
-        return self._server is not None and self._server.poll() is not None
 
     def __enter__(self) -> Self:
         self.start()

@@ -56,12 +56,6 @@ READS_TOML = "toml_file" in signature(Config).parameters
 SEPARATORS = ("newline", "space") if READS_TOML else ("space",)
 
 
-def import_as_old_alembics_forget_to(folder: Path) -> None:
-    """Autogenerate writes a name of SQLAlchemy into revisions that it does not import; a person adds the import."""
-    for path in folder.glob("versions/*.py"):
-        path.write_text(f"from sqlalchemy import FetchedValue\n{path.read_text()}")
-
-
 @dataclass(frozen=True)
 class Application:
     """`shop.py` and what is beside it, on one database."""
@@ -103,10 +97,6 @@ class Application:
     def revisions(self) -> list[Path]:
         """The files of its own history."""
         return sorted(self.folder.glob("alembic/versions/*.py"))
-
-    def revisions_by_message(self) -> dict[str, str]:
-        """The ids of its own revisions, by what was said with -m."""
-        return {path.stem.partition("_")[2]: path.stem.partition("_")[0] for path in self.revisions()}
 
     def shop(self) -> Any:
         """Its module, imported anew, as a new process would."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import ForeignKey, create_engine, func, make_url, select
+from sqlalchemy import ForeignKey, create_engine, make_url, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -248,23 +248,9 @@ async def leave_the_program() -> None:
     raise SystemExit(3)
 
 
-@jobs.task(max_attempts=1)
-async def cancel_itself() -> None:
-    raise asyncio.CancelledError
-
-
 @jobs.task(timeout=0.3, max_attempts=1)
 async def block_for_ever() -> None:
     time.sleep(3600)  # noqa: ASYNC251
-
-
-@jobs.task
-async def exit_in_a_task() -> None:
-    async def child() -> None:
-        raise SystemExit(5)
-
-    task = asyncio.create_task(child())
-    await asyncio.wait([task], timeout=5)
 
 
 @jobs.task(timeout=0.3, max_attempts=1)
@@ -277,11 +263,3 @@ async def deaf_twice(seconds: float) -> None:
 @jobs.task
 async def tell_resource() -> str:
     return resource.get()
-
-
-@jobs.task(max_attempts=1)
-async def settings_of_its_connection(session: AsyncSession) -> list[Any]:
-    raw = await (await session.connection()).get_raw_connection()
-    names = ("work_mem", "application_name")
-    settings = [await session.scalar(select(func.current_setting(name))) for name in names]
-    return [raw.driver_connection.prepare_threshold, *settings]  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from flask import Flask
 from sqlalchemy.orm import DeclarativeBase
 
-from sqla_jobs import ConcurrencyLimit, Jobs
+from sqla_jobs import Jobs
 
 
 class Base(DeclarativeBase):
@@ -66,10 +66,6 @@ def leave(what: str) -> None:
             held = threading.Event()
             threading.Thread(target=_hold_the_lock_of_the_log, args=(held,)).start()
             held.wait()
-
-
-@jobs.task(limits=ConcurrencyLimit(1))
-def limited() -> None: ...
 
 
 @jobs.task(max_attempts=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import signal
@@ -41,7 +40,6 @@ class Effect(Base):
 
 FAST = Retrying(wait=wait_fixed(0))
 begun = threading.Event()
-first_has_reported = threading.Event()
 gate = threading.Event()
 """Closed until a test opens it; only for workers in this process."""
 
@@ -53,12 +51,6 @@ def write(session: Session, n: int, seconds: float = 0.0) -> int:
     session.flush()
     time.sleep(seconds)
     return n
-
-
-@jobs.task
-def leave_pending(session: Session, n: int) -> None:
-    """A transactional effect that the commit is to flush."""
-    session.add(Effect(n=n, kind="transactional"))
 
 
 @jobs.task
@@ -164,16 +156,6 @@ def reports_in_transaction_and_snoozes(session: Session, run: RunContext) -> Non
     reports_and_snoozes(run)
 
 
-@jobs.task
-def report_when_told(run: RunContext, n: int) -> None:
-    begun.wait(30)
-    if n > 1:
-        first_has_reported.wait(30)
-    run.progress(0.9)
-    first_has_reported.set()
-    gate.wait(30)
-
-
 @jobs.task(retry=FAST, max_attempts=2)
 def write_and_fail(session: Session, n: int) -> None:
     session.add(Effect(n=n, kind="transactional"))
@@ -216,20 +198,6 @@ def overrun(session: Session, n: int) -> None:
     session.add(Effect(n=n, kind="transactional"))
     session.flush()
     _busy(30)
-
-
-@jobs.task(timeout=0.2, max_attempts=1)
-def overrun_in_a_group() -> None:
-    """The interrupt arrives in an asyncio task, whose group makes a group of it."""
-
-    async def child() -> None:
-        _busy(30)
-
-    async def parent() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(child())
-
-    asyncio.run(parent())
 
 
 @jobs.task

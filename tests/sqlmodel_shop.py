@@ -39,14 +39,6 @@ class Routing(Session):
     """Another one, which is not related to it."""
 
 
-class NeedsMore(Session):
-    """One that no library can make."""
-
-    def __init__(self, tenant: str, /) -> None:
-        super().__init__()
-        self.tenant = tenant
-
-
 @jobs.task
 def settle(session: Session, order: Order) -> list[int | None]:
     order.status = "settled"

@@ -8,19 +8,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from itertools import count
 
 from sqlalchemy import NullPool, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ArgumentsError, AsyncRunContext, ConcurrencyLimit, Jobs, RunContext, SignalTimeout
+from sqla_jobs import AsyncRunContext, ConcurrencyLimit, Jobs, RunContext, SignalTimeout
 
 
 class Base(DeclarativeBase):
@@ -124,14 +122,6 @@ def transactional(session: Session, run: RunContext, order: Order) -> list[int]:
     session.add(Effect(kind="end"))
     fail_until(run, 3)
     return [paid, seen]
-
-
-@jobs.task(retry=FAST, lazy=True)
-def lazy(session: Session, run: RunContext) -> None:
-    run.step("first", nothing)
-    run.step("second", write, session, "second")
-    session.add(Effect(kind="end"))
-    fail_until(run, 2)
 
 
 async def write_awaited(session: AsyncSession, kind: str) -> str:
@@ -294,14 +284,6 @@ def approved_twice(session: Session, run: RunContext) -> list[str]:
 
 
 @jobs.task
-def approved_patiently(run: RunContext) -> tuple[str, int]:
-    for refused in count():
-        with suppress(ArgumentsError):
-            return run.wait_for("approved", Approval, timeout=None).by, refused
-    raise AssertionError
-
-
-@jobs.task
 async def approved_awaited(run: AsyncRunContext) -> str:
     approval = await run.wait_for("approved", Approval, timeout=None)
     return approval.by
@@ -386,22 +368,6 @@ def loses_lease_in_transaction(session: Session, run: RunContext) -> None:
 def times_out(session: Session, run: RunContext) -> None:
     run.step("slow", write, session, "slow")
     session.add(Effect(kind="end"))
-
-
-@jobs.task(max_attempts=1)
-def in_a_thread(run: RunContext) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(run.step, "inside", nothing).result()
-
-
-@jobs.task(max_attempts=1)
-def calls_coroutine(run: RunContext) -> None:
-    _ = run.step("charge", charge_awaited, Decimal(1))
-
-
-@jobs.task(max_attempts=1)
-async def awaits_function(run: AsyncRunContext) -> None:
-    await run.step("charge", charge, Decimal(1))  # type: ignore[arg-type]
 
 
 async def number(n: int) -> int:

@@ -99,7 +99,6 @@ def test_nobody_else_reads_the_password_or_the_data_in_a_directory_that_was_open
     directory = temporary / "open"
     directory.mkdir()
     directory.chmod(0o777)
-    password = directory / "local_postgres.password"
     unfinished = directory / "local_postgres.password.new"
     unfinished.write_text("of a program that was killed")
     unfinished.chmod(0o644)
@@ -107,27 +106,6 @@ def test_nobody_else_reads_the_password_or_the_data_in_a_directory_that_was_open
         assert not unfinished.exists()
         open_ones = [path for path in (directory, *directory.rglob("*")) if path.stat().st_mode & 0o077]
         assert open_ones == []
-
-    directory.chmod(0o777)
-    password.chmod(0o644)  # as earlier versions left it
-    with local_postgres(data_directory=directory) as url:
-        assert password.stat().st_mode & 0o777 == 0o600
-        assert answers(url)
-
-
-def test_the_systems_programs_serve_where_the_package_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def nothing(name: str) -> None:
-        return None
-
-    monkeypatch.setattr(importlib.util, "find_spec", nothing)
-    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    if not (any(debian) or shutil.which("pg_config") or shutil.which("postgres")):
-        pytest.skip("this machine has no PostgreSQL of its own")
-
-    with local_postgres() as url:
-        assert answers(url)
 
 
 def test_it_keeps_url_and_data_over_stops_and_restarts() -> None:

@@ -28,7 +28,8 @@ from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import Rule
 from sqla_jobs.rules.value_checks import check_moment, check_seconds
-from sqla_jobs.tasks.enqueue import check_common
+from sqla_jobs.tasks.enqueue import EnqueueOptions
+from sqla_jobs.tasks.options import checked
 
 log: logging.Logger = logging.getLogger("sqla_jobs")
 
@@ -183,7 +184,7 @@ class Alter(Change):
     def __post_init__(self) -> None:
         if not (self._place or self.run_at is not None):
             raise ArgumentsError("nothing to change is given: give a queue, a priority or a time")
-        check_common(self._place)
+        checked(EnqueueOptions, self._place, "the change", ArgumentsError)
         if isinstance(self.run_at, timedelta):
             check_seconds("run_at", self.run_at)
         elif self.run_at is not None and self.run_at.utcoffset() is None:
@@ -228,7 +229,7 @@ class Delete(Change):
     states: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     by_default: ClassVar[States] = (*ENDED, *NOT_RUNNING)
     removes: ClassVar[bool] = True
-    ended: States = ENDED
+    ended: Sequence[str] = ENDED
     ended_before: datetime | timedelta | None = None
 
     def for_jobs(self, selection: Selection, number: int) -> Change:

@@ -59,6 +59,8 @@ def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: objec
     if (which is None) == (queue is None):
         raise ArgumentsError("name a task or a limit, or else a queue, and not both")
     if queue is not None:
+        if key is not UNSET:
+            raise ArgumentsError("a queue has one limit, and takes no key")
         return Target(f"@{check_queue(queue)}", "", ())
     tasks.load()
     gates = [gate for task in tasks.values() for gate in task._declaration.gates if gate.limit is not None]
@@ -150,16 +152,12 @@ def _checked(
 
 
 def _known(target: Target, gate: str, what: str) -> str:
-    if gate:
-        return gate
-    if target.concurrency.startswith("@"):
-        raise ArgumentsError("a queue takes running= alone: limit the rate of a task, or share a limit by its name")
-    raise ArgumentsError(
-        f"{what}= cannot be set: no task declares a {'rate' if what == 'rate' else 'number at once'} named "
-        f"{target.name!r:.60}, and so nothing would be limited"
-        if target.name
-        else f"{what}= cannot be set for one key: no task declares this limit with key="
-    )
+    if not gate:
+        named = f" named {target.name!r:.60}" if target.name else ""
+        raise ArgumentsError(
+            f"{what}= cannot be set: no task declares such a limit{named}, with key= for one key; a queue takes running"
+        )
+    return gate
 
 
 def clear_limit(it: Changing, target: Target) -> list[str]:

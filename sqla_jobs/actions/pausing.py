@@ -13,8 +13,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.queries.restrictions import is_paused
-from sqla_jobs.rules.value_checks import INSTANT, check_moment, check_seconds, check_text
-from sqla_jobs.tasks.enqueue import check_common
+from sqla_jobs.rules.value_checks import INSTANT, check_moment, check_queue, check_seconds, check_text
 
 _REASON = 1_000
 """The maximum number of characters in a reason."""
@@ -56,29 +55,26 @@ def pause(
     return subject
 
 
-def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
+def resume(it: Changing, queue: str | None = None, *, task: object = None) -> bool:
     """End the pause of `queue` or `task`. Workers claim the jobs again once the caller commits.
 
-    Return the pause's name. The audit log gets a line if the queue or task was paused. Raises `ArgumentsError`, and
-    `UnknownTask` unless the task is paused.
+    Return whether it was paused; if so, the audit log gets a line. Raises `ArgumentsError`, and `UnknownTask` unless
+    the task is paused.
     """
     paused, names = _named(it, queue, task)
     resumed = it.session.scalars(sa.delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
     after_commit(it.session, it.models.Job, it.models.channel, "")
-    subject = f"{'task' if queue is None else 'queue'} {names[0]}"
     if any(resumed):
-        it.record("resume", subject)
-    return subject
+        it.record("resume", f"{'task' if queue is None else 'queue'} {names[0]}")
+    return any(resumed)
 
 
 def _named(it: Changing, queue: str | None, task: object) -> tuple[Any, tuple[Any, ...]]:
     """Return the model and the names of the rows that pause the queue or the task, the task's own name first."""
-    if queue is not None and task is not None:
-        raise ArgumentsError(f"queue {queue!r:.60} and task={task!r:.60} exclude each other: name one of them")
-    if queue is None and task is None:
-        raise ArgumentsError("neither a queue nor task= is given: name one of them")
+    if (queue is None) == (task is None):
+        raise ArgumentsError("name either a queue or a task")
     if task is None:
-        check_common({"queue": queue})
+        check_queue(queue)
         return it.models.Queue, (queue,)
     paused = it.models.PausedTask
     if isinstance(task, str):

@@ -34,7 +34,7 @@ class Selection:
     """
 
     ids: tuple[int, ...] = ()
-    states: tuple[JobState, ...] = ()
+    states: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     args: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -66,6 +66,12 @@ class Selection:
         check_json("results", dict(self.results))
         for one in (*self.ids, *self.schedules, *self.batches):
             check_id(one)
+        if wrong := {*self.states} - {*JobState}:
+            raise ArgumentsError(f"states={min(wrong, key=str)!r:.60}: one of {', '.join(JobState)}")
+        for name in ("created_before", "created_after", "ended_before", "ended_after"):
+            moment = getattr(self, name)
+            if isinstance(moment, datetime) and moment.utcoffset() is None:
+                raise ArgumentsError(f"{name} must be a datetime with a time zone, or a timedelta, got {moment!r}")
 
     @property
     def is_everything(self) -> bool:
@@ -123,21 +129,6 @@ _RESTRICTIONS = ("not_tasks", "unsearched")
 _NOTHING = Selection()
 
 
-def selected(**given: Any) -> Selection:
-    """Return a `Selection` of the given fields. Raises `ArgumentsError` for a value that no job can have."""
-    for name in ("states", "tasks", "queues"):
-        if isinstance(given[name], str):
-            raise ArgumentsError(f"{name} must be a list, such as [{given[name]!r:.60}], got {given[name]!r:.60}")
-    if wrong := {*given["states"]} - {*JobState}:
-        raise ArgumentsError(f"states={min(wrong, key=str)!r:.60}: one of {', '.join(JobState)}")
-    for name in ("created_before", "created_after", "ended_before", "ended_after"):
-        if isinstance(given[name], datetime) and given[name].utcoffset() is None:
-            raise ArgumentsError(f"{name} must be a datetime with a time zone, or a timedelta, got {given[name]!r}")
-    found: dict[str, Any] = {name: tuple(given[name]) for name in ("tasks", "queues")}
-    found["states"] = tuple(map(JobState, given["states"]))
-    return Selection(**given | found)
-
-
 class Filter(NamedTuple):
     """A field of a `Selection` that people give as text, as an option of a command or in an address."""
 
@@ -173,12 +164,6 @@ def read_selection(
     return Selection(**found, unsearched=hidden if by_args else {}, not_tasks=tuple(hidden) if may_repeat else ())
 
 
-def _read_state(name: str, text: str) -> JobState:
-    if text not in list(JobState):
-        raise ArgumentsError(f"{name}={text!r:.40}: one of {', '.join(JobState)}")
-    return JobState(text)
-
-
 def _read_id(name: str, text: str) -> int:
     try:
         return read_id(text)
@@ -202,7 +187,7 @@ def _read_pairs(name: str, text: str) -> dict[str, Any]:
 
 
 FILTERS = (
-    Filter("state", "states", "A state; repeatable.", _read_state, None, (*JobState,)),
+    Filter("state", "states", "A state; repeatable.", check_text, None, (*JobState,)),
     Filter("task", "tasks", "The name of a task; repeatable.", check_text),
     Filter("queue", "queues", "The name of a queue; repeatable.", check_text),
     Filter("batch", "batches", "The id of a batch; repeatable.", _read_id, "ID"),

@@ -12,7 +12,6 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec
 
 import click
-from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from sqla_jobs.actions import audit
@@ -31,11 +30,13 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
 
     @application_options
     @wraps(command)
-    def run(application: str | None, where: Where, *args: P.args, **options: P.kwargs) -> None:
-        with shard_named(where.shard or ""), plain_errors():
+    def run(
+        application: str | None, urls: dict[str, str], shard: str | None, *args: P.args, **options: P.kwargs
+    ) -> None:
+        with shard_named(shard or ""), plain_errors():
             with output_on_stderr():
                 jobs = load_jobs(named_application(application))
-            jobs = bind_for_command_line(jobs, where)
+            jobs = bind_for_command_line(jobs, Where(urls, shard))
             if len(jobs.shards) == 1:
                 jobs = jobs.shard(*jobs.shards)
             with _own_connections(jobs):
@@ -80,21 +81,10 @@ def _code_in(jobs: Jobs[Any], name: str, command: Callable[[Jobs[Any]], None]) -
 
 @contextmanager
 def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
-    """Name the engine's connections after the command, unless they are already named. Close them at exit.
-
-    Let an error say that there is an outage, and since when if a standby knows.
-    """
-    context = click.get_current_context()
-    path = context.command_path.removeprefix(context.find_root().command_path).strip()
-    name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` becomes `sqla-jobs status`
-
-    def connect(dialect: object, record: object, positional: object, parameters: dict[str, Any]) -> None:
-        parameters.setdefault("fallback_application_name", name)
-
+    """Close the engine's connections at exit. Let an error say that there is an outage, and since when if known."""
     engine = None
     with suppress(Exception):  # some commands need no database; the others raise the error again
         engine = jobs._binding().engine
-        event.listen(engine, "do_connect", connect)
         atexit.register(engine.dispose)
     try:
         yield
@@ -102,9 +92,6 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
         if engine is None or not is_outage(error):
             raise
         raise ConfigurationError(told(engine, error)) from error
-    finally:
-        if engine is not None:
-            event.remove(engine, "do_connect", connect)
 
 
 def _own_name() -> str:

@@ -58,12 +58,11 @@ def command_of(action: Action) -> click.Command:
         if (queue := given.get("to")) and not yes:
             with jobs._binding().session() as session:
                 check_queue(jobs, session, queue, "; --yes accepts it all the same")
-        if dry_run:
-            _preview(jobs, change, Selection(ids=ids) if ids else selection, limit)
-        elif ids:
+        if ids and not dry_run:
             _change_each(jobs, change, ids, actor)
         else:
-            _change_all(jobs, change, selection, limit, actor, ask=not yes)
+            meant = Selection(ids=ids) if ids else selection
+            _change_all(jobs, change, meant, limit, actor, ask=not yes, is_dry=dry_run)
 
     for field in reversed(action.fields):
         text = f"{field.help} Such as {field.example}." if field.example else field.help
@@ -90,20 +89,13 @@ def _change_each(jobs: Jobs[Any], change: Change, ids: Sequence[int], actor: str
         raise JobsError("\n".join(missed))
 
 
-def _preview(jobs: Jobs[Any], change: Change, selection: Selection, most: int | None) -> None:
-    """Print how many jobs in each state the change would affect, without changing them."""
-    with jobs._binding().session() as session:
-        by_state = change.count(session, jobs._models, change.meant(selection))
-    number = sum(by_state.values())
-    some = f"the oldest {most:,} of " if most is not None and most < number else ""
-    what = counted(by_state) if by_state else plural(0, "job")
-    click.echo(f"{change.name}: {some}{what}{_details(change)}; this is a dry run, nothing is changed")
-
-
 def _change_all(
-    jobs: Jobs[Any], change: Change, selection: Selection, most: int | None, actor: str, *, ask: bool
+    jobs: Jobs[Any], change: Change, selection: Selection, most: int | None, actor: str, *, ask: bool, is_dry: bool
 ) -> None:
-    """Change the selected jobs in batches and print the result. With `ask`, first ask for confirmation."""
+    """Change the selected jobs in batches and print the result. With `ask`, first ask for confirmation.
+
+    With `is_dry`, only print how many jobs in each state would change.
+    """
     meant = change.meant(selection)
     with jobs._binding().session() as session:
         by_state = change.count(session, jobs._models, meant)
@@ -112,8 +104,12 @@ def _change_all(
     there = sum(by_state.values())
     number = there if most is None else min(there, most)
     some = f"the oldest {number:,} of " if number < there else ""
+    what = f"{some}{counted(by_state) if by_state else 'no jobs'}{_details(change)}"
+    if is_dry:
+        click.echo(f"{change.name}: {what}; this is a dry run, nothing is changed")
+        return
     if ask and by_state:
-        click.confirm(f"{change.name} {some}{counted(by_state)}{_details(change)}?", abort=True, err=True)
+        click.confirm(f"{change.name} {what}?", abort=True, err=True)
     steps = change.for_jobs(meant, number).in_batches(partial(changing, jobs, actor), meant, most=most)
     done = _with_progress(change.name, steps, number)
     click.echo(f"{change.name}: {plural(done.changed, 'job')}")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Pipe
@@ -32,8 +31,6 @@ from sqla_jobs.supervisor.supervisor import Supervisor
 _FOLDER = Path(".sqla-jobs")
 _ENDS_WITHIN = 5.0
 """How many seconds the dashboard's process and running jobs have to end."""
-_LOOK = 0.2
-"""Seconds between two checks that all processes are alive."""
 
 
 @click.command(cls=ApplicationCommand)
@@ -49,7 +46,9 @@ _LOOK = 0.2
     type=click.IntRange(0, 65535),
     help="Port of the dashboard; 0: any free one.",
 )
-def dev(application: str | None, where: Where, queues: str | None, concurrency: int, port: int) -> None:
+def dev(
+    application: str | None, urls: dict[str, str], shard: str | None, queues: str | None, concurrency: int, port: int
+) -> None:
     """Run a database, a worker and the dashboard in this terminal, for development. Ctrl-C ends all of them.
 
     The database is --database-url, else the application's own, else DATABASE_URL. If no database is named, a PostgreSQL
@@ -61,28 +60,23 @@ def dev(application: str | None, where: Where, queues: str | None, concurrency: 
     with plain_errors(), ExitStack() as running:
         if importlib.util.find_spec("watchfiles") is None:
             raise ConfigurationError('`dev` needs watchfiles: pip install "sqla-jobs[reload]"')
-        name = named_application(application)
+        name, where = named_application(application), Where(urls, shard)
         with right_usage():
             _settings(queues, concurrency)
         logs = LogOptions("INFO", "short", jobs=True)
         logs.set_up(name)
-        site, server = running.enter_context(_Site(name, where, None, port)), None
-        ready = site.answer()
+        ready = running.enter_context(_Site(name, where, None, port)).answer()
         if ready is None:
             server = running.enter_context(_private_server())
             os.environ["DATABASE_URL"] = server.url
-            site = running.enter_context(_Site(name, where, server.url, port))
-            ready = site.answer()
+            ready = running.enter_context(_Site(name, where, server.url, port)).answer()
         if ready is None:
             raise ConfigurationError(f"{name} names no database, and takes none from DATABASE_URL: give --database-url")
         click.echo(f"Dashboard (works once, for one browser): {ready.dashboard}")
         settings = _settings(ready.queues if queues is None else queues, concurrency)
         supervisor = _supervisor(Application(name, logs), where, settings)
         on_change(supervisor.replace_all)
-        with _watching(site, server) as ended:
-            code = supervisor.run(hangup=_stop)
-        if ended:
-            raise click.ClickException(ended[0])
+        code = supervisor.run(hangup=_stop)
     sys.exit(code)
 
 
@@ -137,10 +131,6 @@ class _Site:
         self._process.kill()
         self._process.wait()
 
-    @property
-    def has_ended(self) -> bool:
-        return self._process.poll() is not None
-
     def answer(self) -> Ready | None:
         """Show the process's messages until it is ready. Return None if the application names no database.
 
@@ -158,11 +148,6 @@ class _Site:
                     self._process.wait()
                     return None
 
-    def how_it_ended(self) -> str:
-        """Return why the process has ended, after it was ready."""
-        answer = self._received()
-        return answer.reason if isinstance(answer, Failed) else str(answer)
-
     def _received(self) -> Answer:
         try:
             answer: Answer = self._pipe.recv()
@@ -171,28 +156,3 @@ class _Site:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             return Failed(f"the process of the dashboard {how}")
         return answer
-
-
-@contextmanager
-def _watching(site: _Site, server: LocalServer | None) -> Generator[list[str]]:
-    """Stop this process with a signal if `site` or `server` ends. Yield a list that then contains the reason."""
-    ended: list[str] = []
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(_LOOK):
-            if site.has_ended:
-                ended.append(site.how_it_ended())
-            elif server is not None and server.has_ended:
-                ended.append("the PostgreSQL server ended")
-            if ended:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    thread = threading.Thread(target=watch, name="sqla_jobs-dev", daemon=True)
-    thread.start()
-    try:
-        yield ended
-    finally:
-        is_over.set()
-        thread.join()

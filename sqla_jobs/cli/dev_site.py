@@ -70,7 +70,7 @@ def _obey(order: Order, parent: Connection) -> None:
     _prepare(jobs, order, parent)
     server, address = make(jobs, order.port, read_only=False)
     declared = {"default", *(task._declaration.defaults["queue"] for task in jobs.tasks.values())}
-    parent.send(Ready(address, defaults.get("worker", {}).get("queues") or ",".join(sorted(declared))))
+    parent.send(Ready(address, defaults.get("queues") or ",".join(sorted(declared))))
     server.serve_forever()
 
 

@@ -7,15 +7,14 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import signals
-from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import actor_option, changing, on_application
+from sqla_jobs.cli.durations import duration
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
-from sqla_jobs.cli.selecting import JOB_ID, check_queue
+from sqla_jobs.cli.selecting import JOB_ID
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.monitoring.steps import kept
 
 
 @click.command(cls=ApplicationCommand)
@@ -23,26 +22,15 @@ from sqla_jobs.monitoring.steps import kept
 @click.argument("task")
 @click.argument("arguments", metavar="JSON", default="{}")
 @click.option("--queue")
-@durations.duration_option("--delay", "delay", "Time until the job is due: 90s, 15m, 12h, 7d.")
-@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
+@click.option("--delay", metavar="TIME", type=duration, help="Time until the job is due: 90s, 15m, 12h, 7d.")
 @actor_option
-def enqueue(
-    jobs: Jobs[Any],
-    /,
-    actor: str,
-    task: str,
-    arguments: str,
-    yes: bool,
-    **given: Any,
-) -> None:
+def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, **given: Any) -> None:
     """Enqueue TASK with arguments in a JSON object, and print the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
     with output_on_stderr():
         wanted = jobs.tasks[task]
     codec = wanted._declaration.codec
     with changing(jobs, actor) as it:
-        if "queue" in options and not yes:
-            check_queue(jobs, it.session, options["queue"], "; --yes enqueues there all the same")
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
             job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)
@@ -69,5 +57,4 @@ def signal(jobs: Jobs[Any], actor: str, job_id: int, name: str, payload: str) ->
     with changing(jobs, actor) as it:
         if not signals.send(it, job_id, name, value):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
-        is_kept = kept(it.session, jobs, job_id, name)
-    click.echo(shown(is_kept or f"job {job_id} has the signal {name}"))
+    click.echo(shown(f"job {job_id} has the signal {name}"))

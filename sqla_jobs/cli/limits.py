@@ -1,4 +1,4 @@
-"""The commands `limit list`, `limit set` and `limit clear`."""
+"""The commands that hold jobs back: `pause` and `resume`, `limit list`, `limit set` and `limit clear`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from functools import wraps
 from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import limits as actions
+from sqla_jobs.actions import pausing
 from sqla_jobs.actions.limits import UNSET, Target
 from sqla_jobs.cli.application import actor_option, changing, on_application
+from sqla_jobs.cli.durations import moment
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, shown
+from sqla_jobs.cli.output import as_json, print_json, print_table, shown, till
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
@@ -31,12 +32,11 @@ def limit() -> None:
 
 @limit.command("list", cls=ApplicationCommand)
 @on_application
-@exact_numbers
 @as_json
-def list_limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
+def list_limits(jobs: Jobs[Any], as_json: bool) -> None:
     """List limits: their numbers, how much of each is used, and how many jobs are waiting."""
     with jobs._binding().session() as session:
-        found = read_limits(session, jobs, exact=exact)
+        found = read_limits(session, jobs)
     if as_json:
         print_json(found)
         return
@@ -78,13 +78,9 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--key", metavar="JSON", callback=_key, help="Only one key, such as 17 or acme.")
     @wraps(command)
     def run(jobs: Jobs[Any], *args: Any, which: str | None, queue: str | None, key: object, **options: Any) -> None:
-        if (which is None) == (queue is None):
-            raise click.UsageError("name either a task or limit, or --queue NAME")
-        if queue is not None and key is not UNSET:
-            raise click.UsageError("--queue takes no --key: a queue has one limit")
         with right_usage():
             target = actions.target(jobs.tasks, which, queue=queue, key=key)
-        command(jobs, *args, target=target, queue=queue, **options)
+        command(jobs, *args, target=target, **options)
 
     return run
 
@@ -96,53 +92,62 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--rate", type=int, metavar="N", help="At most N starts in any --per seconds.")
 @click.option("--per", type=float, metavar="SECONDS", help="The period of --rate, from 1 to 86400.")
 @click.option("--reason", default="", help="The reason, shown by `limit list`.")
-@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @actor_option
-def set_limit(
-    jobs: Jobs[Any],
-    actor: str,
-    target: Target,
-    queue: str | None,
-    running: int | None,
-    rate: int | None,
-    per: float | None,
-    reason: str,
-    yes: bool,
-) -> None:
+def set_limit(jobs: Jobs[Any], actor: str, target: Target, **given: Any) -> None:
     """Override the declared limit until `limit clear`. Running jobs are not interrupted."""
-    if running is None and rate is None:
-        raise click.UsageError("no number is given: give --running N, or --rate N with --per SECONDS, or both")
-    if (rate is None) != (per is None):
-        raise click.UsageError("--rate N and --per SECONDS go together")
-    with changing(jobs, actor) as it:
-        if queue is not None and not yes:
-            check_queue(jobs, it.session, queue, "; --yes limits it all the same")
-        with right_usage():
-            gates = actions.set_limit(it, target, running=running, rate=rate, per=per, reason=reason)
-        _print_limits(jobs, it.session, gates)
+    with changing(jobs, actor) as it, right_usage():
+        gates = actions.set_limit(it, target, **given)
+    click.echo(f"overridden: {', '.join(map(titled, gates))}")
 
 
 @limit.command("clear", cls=ApplicationCommand)
 @on_application
 @_of_which
 @actor_option
-def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> None:
+def clear(jobs: Jobs[Any], actor: str, target: Target) -> None:
     """Remove the override: the declared limit applies again, if there is one."""
     with changing(jobs, actor) as it:
         gates = actions.clear_limit(it, target)
         if not gates:
-            meant = " and ".join(titled(gate) for gate in actions.gates_of(target))
-            raise JobsError(
-                f"no operator has overridden the {meant}; `sqla-jobs limit list` shows which limits are overridden"
-            )
-        _print_limits(jobs, it.session, gates)
+            raise JobsError("no operator has overridden it; `sqla-jobs limit list` shows which limits are overridden")
+    click.echo(f"as declared: {', '.join(map(titled, gates))}")
 
 
-def _print_limits(jobs: Jobs[Any], session: Session, gates: list[str]) -> None:
-    now = {one.gate: one for one in read_limits(session, jobs)}
-    for gate in gates:
-        one = now.get(gate) or now.get(f"{gate.partition('=')[0]}=")
-        of_each = " (that of each key)" if one is not None and one.gate != gate else ""
-        said = "nothing is limited" if one is None else f"{one.in_effect}{of_each}"
-        code = f" (declared: {one.by_code})" if one is not None and one.set_at and one.by_code else ""
-        click.echo(shown(f"{titled(gate)}: {said}{code}"))
+def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
+    task = click.option("--task", help="A task, by name or alias, in all queues.")
+    return click.argument("queue", required=False)(task(command))
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@_queue_or_task
+@click.option("--reason", help="The reason, shown by `status`.")
+@click.option(
+    "--until",
+    metavar="TIME|MOMENT",
+    type=moment,
+    help="Resume automatically: after 90s, 15m, 12h, 7d, or at 2026-03-29T14:30, in UTC.",
+)
+@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
+@actor_option
+def pause(jobs: Jobs[Any], actor: str, queue: str | None, yes: bool, **given: Any) -> None:
+    """Pause QUEUE or a task: no more jobs start, running jobs continue."""
+    with changing(jobs, actor) as it:
+        if queue is not None and not yes:
+            check_queue(jobs, it.session, queue, "; --yes pauses it all the same")
+        with right_usage():
+            subject = pausing.pause(it, queue, **given)
+    click.echo(f"{subject} is paused{till(given['until'])}: no more jobs start, running jobs continue")
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@_queue_or_task
+@actor_option
+def resume(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None) -> None:
+    """Resume a paused QUEUE or task."""
+    with changing(jobs, actor) as it, right_usage():
+        is_resumed = pausing.resume(it, queue, task=task)
+    if not is_resumed:
+        raise JobsError(f"{task or queue!r} is not paused: `sqla-jobs status` shows what is")
+    click.echo(f"{task or queue} is resumed")

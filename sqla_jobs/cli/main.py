@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
-    "audit": ("audit.audit", "List changes made from the command line or the dashboard, the newest first."),
+    "audit": ("reading.audit", "List changes made from the command line or the dashboard, the newest first."),
     "cancel": ("changing.cancel", "Waiting jobs end as cancelled, and running ones are asked to stop."),
     "change": (
         "changing.change",
@@ -19,15 +19,15 @@ COMMANDS = {
         "Jobs that are not running are deleted for good, with the record of their runs.",
     ),
     "dev": ("dev.dev", "Run a database, a worker and the dashboard in this terminal, for development."),
-    "doctor": ("upkeep.doctor", "Find out what makes a queue slow or stuck, with a remedy for each problem."),
+    "doctor": ("status.doctor", "Find out what makes a queue slow or stuck, with a remedy for each problem."),
     "enqueue": ("jobs.enqueue", "Enqueue TASK with arguments in a JSON object"),
     "erase": ("changing.erase", "Arguments, results and errors of ended jobs are erased for good."),
-    "grants": ("grants.grants", "Print the SQL that grants database roles exactly the rights they need."),
+    "grants": ("schema.grants", "Print the SQL that grants database roles exactly the rights they need."),
     "limit": ("limits.limit", "List limits, override a limit's numbers, or return to the declared ones."),
     "list": ("reading.list_jobs", "List jobs, the newest first."),
     "migrate": ("schema.migrate", "Create or upgrade the tables, in a database without an Alembic history."),
-    "pause": ("pausing.pause", "Pause QUEUE or a task: no more jobs start, running jobs continue."),
-    "resume": ("pausing.resume", "Resume a paused QUEUE or task."),
+    "pause": ("limits.pause", "Pause QUEUE or a task: no more jobs start, running jobs continue."),
+    "resume": ("limits.resume", "Resume a paused QUEUE or task."),
     "retry": (
         "changing.retry",
         "Ended, scheduled and blocked jobs are queued, each with at least one attempt more.",

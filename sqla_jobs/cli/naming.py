@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from sqla_jobs.database.shard_name import SHARD_NAME, Where
+from sqla_jobs.database.shard_name import SHARD_NAME
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 
 HOST = "sqla_jobs.application"
@@ -53,22 +53,20 @@ def right_usage() -> Generator[None]:
 
 
 class ApplicationCommand(click.Command):
-    """A command that takes MODULE:ATTR as its first argument, if `--app` is not given."""
+    """A command whose first word may be MODULE:ATTR, instead of `--app`."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[MODULE:ATTR]", *super().collect_usage_pieces(ctx)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_named = self._names_application(args)
-        return super().parse_args(ctx, args if is_named else ["", *args])
-
-    def _names_application(self, args: list[str]) -> bool:
-        """Return whether the first argument is the application: click cannot put an optional argument before others."""
-        options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
-        look = click.Command(self.name, params=[*options, click.Argument(["words"], nargs=-1)])
-        given = look.make_context(self.name, [*args], resilient_parsing=True).params
-        if given.get("application") or not given.get("words"):
-            return False
-        is_alone = len(self.params) == len(options) + 1
-        first = given["words"][0]
-        return is_alone or _SPEC.fullmatch(first) is not None
+        is_named = bool(args) and _SPEC.fullmatch(args[0]) is not None
+        later = [] if is_named or "--app" in args else list(filter(_SPEC.fullmatch, args))
+        try:
+            return super().parse_args(ctx, ["--app", *args] if is_named else args)
+        except click.UsageError as error:
+            if later:
+                error.message = f"{error.message.rstrip('.')}; write {later[0]} as the first word after {ctx.info_name}"
+            raise
 
 
 def named_application(given: str | None) -> str:
@@ -99,56 +97,28 @@ def _in_pyproject() -> str | None:
         app = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("sqla_jobs", {}).get("app")
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path.absolute()} cannot be read: {error}") from None
-    if app is not None and not isinstance(app, str):
-        raise ConfigurationError(
-            f'{path.absolute()}: [tool.sqla_jobs] app must be text such as "MODULE:ATTR", got {app!r}'
-        )
-    return app
+    return None if app is None else str(app)
 
 
 def application_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command the options that name the application and its database, as `application` and `where`."""
-    first = click.argument(
-        "first", required=False, metavar="[MODULE:ATTR]", is_eager=True, expose_value=False, callback=_remember
-    )
+    """Give the command the options that name the application and its database: `application`, `urls` and `shard`."""
     app = click.option(
         *("--app", "application"),
         metavar="MODULE:ATTR",
-        callback=_application,
-        help="The application; also accepted as first argument.",
+        help="The application; also accepted as the first word after the command.",
     )
     url = click.option(
-        *("--database-url", "where"),
+        *("--database-url", "urls"),
         metavar="[NAME=]URL",
         multiple=True,
-        callback=_where,
+        callback=_by_name,
         help="The database; by default the application's own, else DATABASE_URL. With a name, repeatable.",
     )
-    shard = click.option(
-        "--shard",
-        metavar="NAME",
-        is_eager=True,
-        expose_value=False,
-        callback=_remember,
-        help="One of several databases.",
-    )
-    return first(app(url(shard(command))))
+    shard = click.option("--shard", metavar="NAME", help="One of several databases.")
+    return app(url(shard(command)))
 
 
-def _remember(context: click.Context, parameter: click.Parameter, given: str | None) -> None:
-    """Store a value that is a part of another one."""
-    context.meta[f"{__name__}.{parameter.name}"] = given
-
-
-def _application(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
-    return context.meta.get(f"{__name__}.first") or given
-
-
-def _where(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Where:
-    return Where(_by_name(given), context.meta.get(f"{__name__}.shard"))
-
-
-def _by_name(given: tuple[str, ...]) -> dict[str, str]:
+def _by_name(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """Return URLs by name. The name of a single URL may be missing; its name is then empty."""
     urls: dict[str, str] = {}
     for one in given:

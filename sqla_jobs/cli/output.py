@@ -28,8 +28,6 @@ from sqla_jobs.rules.redaction import check_depth
 from sqla_jobs.rules.wording import Count, duration
 
 _WIDE = 10_000
-_SHORT = 8
-"""A column whose values have at most this many characters is never wrapped."""
 
 _STDOUT = "sqla_jobs.stdout"
 """The key in `Context.meta` for the stream that was standard output before it was redirected."""
@@ -46,14 +44,6 @@ def as_json(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, as_json=as_json, **options)
 
     return run
-
-
-exact_numbers: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
-    "--exact",
-    is_flag=True,
-    help="Count all jobs, however long that takes. By default counting stops at a limit, shown as +.",
-)
-"""Give the command an `exact` option."""
 
 
 def print_json(data: Any) -> None:
@@ -97,10 +87,7 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for place, name in enumerate(heading):
         is_number = bool(lines) and all(isinstance(line[place], int | float | Count) for line in lines)
-        is_short = max(map(len, [name, *(shown(line[place]) for line in lines)])) <= _SHORT
-        table.add_column(
-            name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short or not is_seen
-        )
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_seen)
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
     console().print(table)
@@ -133,7 +120,7 @@ def remedy(text: str) -> str:
     if context is not None and HOST in context.meta:
         program = context.find_root().info_name or "flask"
         text = text.replace("python -m sqla_jobs.worker MODULE:ATTR", f"{program} jobs worker")
-        text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs clock")
+        text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs worker --clock-only")
         text = text.replace("sqla-jobs ", f"{program} jobs ")
     elif context is not None:
         text = text.replace("MODULE:ATTR", quote(context.meta.get(NAMED, "MODULE:ATTR")))

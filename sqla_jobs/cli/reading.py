@@ -1,18 +1,20 @@
-"""The commands `list` and `show`."""
+"""The commands `list`, `show` and `audit`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 import sqlalchemy as sa
 
+from sqla_jobs.actions.selection import by_server
 from sqla_jobs.cli.application import on_application
-from sqla_jobs.cli.naming import ApplicationCommand
+from sqla_jobs.cli.durations import moment
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import (
     as_json,
     console,
@@ -26,9 +28,10 @@ from sqla_jobs.cli.output import (
 )
 from sqla_jobs.cli.selecting import JOB_ID, filter_options, half_searched, selection_in
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, JobState
-from sqla_jobs.monitoring.steps import StepRow, read_awaiting, read_steps
+from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.steps import StepRow, read_steps
 from sqla_jobs.monitoring.without_secrets import Shown, ShownJob, ShownRun, read_job, read_jobs, read_runs
+from sqla_jobs.rules.value_checks import check_text
 from sqla_jobs.rules.wording import duration
 
 
@@ -38,17 +41,14 @@ from sqla_jobs.rules.wording import duration
 @click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of jobs."
 )
-@click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs with a smaller id, for the next page.")
 @as_json
-def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **given: Any) -> None:
+def list_jobs(jobs: Jobs[Any], limit: int, as_json: bool, **given: Any) -> None:
     """List jobs, the newest first."""
     jobs.tasks.load()
     selection = selection_in(jobs, given)
-    where = selection.where(jobs._models) + ([] if below is None else [jobs.Job.id < below])
     with jobs._binding().session() as session:
-        found = read_jobs(session, jobs, *where, most=limit + 1)
+        found = read_jobs(session, jobs, *selection.where(jobs._models), most=limit + 1)
         rows = [_job(jobs, one) for one in found[:limit]]
-        awaiting = read_awaiting(session, jobs, [row["id"] for row in rows if row["run_at"] == PARKED])
     if as_json:
         print_json(rows)
         return
@@ -60,7 +60,7 @@ def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **g
                 row["task"],
                 row["queue"],
                 _state(row),
-                "waits for a signal" if row["id"] in awaiting else row[_MOMENTS.get(row["state"], "finished_at")],
+                row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
                 one.shown.summary,
             )
@@ -70,7 +70,7 @@ def list_jobs(jobs: Jobs[Any], limit: int, below: int | None, as_json: bool, **g
     if selection.half_searched:
         click.echo(half_searched(selection), err=True)
     if len(found) > limit:
-        click.echo(f"There are more: raise --limit, or continue with --below {rows[-1]['id']}", err=True)
+        click.echo("There are more: raise --limit", err=True)
 
 
 _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.running: "started_at"}
@@ -85,7 +85,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     jobs.tasks.load()
     with jobs._binding().session() as session:
         job = read_job(session, jobs, job_id)
-        row = _job(jobs, job) | {"lost_in_a_row": job.lost_in_a_row}
+        row = _job(jobs, job)
         runs = [_run(jobs, run) for run in reversed(read_runs(session, jobs, job))]
         steps = [_step(step, job.shown) for step in read_steps(session, jobs, job_id)]
         reasons = jobs.why(session, job_id)
@@ -98,7 +98,8 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         ["JOB", str(job_id)], [(name, _value(name, value)) for name, value in said.items() if value is not None]
     )
     click.echo()
-    _print_reasons(reasons)
+    for reason in reasons:
+        print_wrapped(remedy(reason))
     click.echo("\narguments")
     console().print_json(data=arguments)
     if steps:
@@ -116,11 +117,6 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
             click.echo(shown(run["traceback"] or f"{run['error_type']}: {run['error']}").rstrip())
 
 
-def _print_reasons(reasons: Iterable[str]) -> None:
-    for reason in reasons:
-        print_wrapped(remedy(reason))
-
-
 def _step(step: StepRow, it: Shown) -> dict[str, Any]:
     """Return a step's values by name, without secrets in its result."""
     return asdict(step) | {"seconds": step.seconds, "result": plain_json(it.json(step.result))}
@@ -135,15 +131,11 @@ def _print_steps(steps: Iterable[dict[str, Any]]) -> None:
             step["finished_at"] or "-",
             "-" if step["seconds"] is None else duration(step["seconds"]),
             step["until"] or "-",
-            _cut(step["result"]),
+            "-" if step["result"] is None else f"{json.dumps(step['result'], ensure_ascii=False):.80}",
         )
         for step in steps
     ]
     print_table(["STEP", "KIND", "RUN", "ENDED", "TOOK", "UNTIL", "RESULT"], rows)
-
-
-def _cut(result: Any) -> str:
-    return "-" if result is None else f"{json.dumps(result, ensure_ascii=False):.80}"
 
 
 def _state(job: dict[str, Any]) -> str:
@@ -174,3 +166,66 @@ def _columns(model: Any, row: Any, read: dict[str, Any]) -> dict[str, Any]:
     """Return the columns by name. `read` has those that are not as stored."""
     names = [one.key for one in sa.inspect(model).column_attrs]
     return {name: read[name] if name in read else row._mapping[name] for name in names}
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--actor", metavar="TEXT", help="Part of the actor's name.")
+@click.option("--action", metavar="TEXT", help="An action, such as retry, or the beginning of one.")
+@click.option("--subject", metavar="TEXT", help="Part of the subject's name, such as 'job 17' or mail.send.")
+@click.option(
+    "--newer-than",
+    "after",
+    metavar="TIME",
+    type=moment,
+    help="Made after this time, such as 7d (7 days ago) or 2026-03-29T14:30.",
+)
+@click.option("--older-than", "before", metavar="TIME", type=moment, help="Made before this time.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of lines."
+)
+@as_json
+def audit(
+    jobs: Jobs[Any],
+    actor: str | None,
+    action: str | None,
+    subject: str | None,
+    after: datetime | timedelta | None,
+    before: datetime | timedelta | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List changes made from the command line or the dashboard, the newest first."""
+    line: Any = jobs.Audit
+    wanted = sa.select(*line.__table__.c).order_by(line.id.desc()).limit(limit + 1)
+    with right_usage():
+        for column, words in ((line.actor, actor), (line.subject, subject)):
+            if words is not None:
+                wanted = wanted.where(column.icontains(check_text("the text", words), autoescape=True))
+        if action is not None:
+            wanted = wanted.where(line.action.istartswith(check_text("the action", action), autoescape=True))
+    if after is not None:
+        wanted = wanted.where(line.at >= by_server(after))
+    if before is not None:
+        wanted = wanted.where(line.at < by_server(before))
+    with jobs._binding().session() as session:
+        found = session.execute(wanted, bind_arguments={"mapper": line}).mappings().all()
+    rows = [dict(one) for one in found[:limit]]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["ID", "AT", "ACTOR", "ACTION", "SUBJECT", "DETAILS"],
+        [
+            (*(row[name] for name in ("id", "at", "actor", "action", "subject")), _details(row["details"]))
+            for row in rows
+        ],
+    )
+    if len(found) > limit:
+        click.echo("There are more: raise --limit", err=True)
+
+
+def _details(details: dict[str, Any]) -> str:
+    """Return details as text: `filter={"tasks": ["mail.send"]} kill=true`."""
+    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in details.items()}
+    return " ".join(f"{name}={value}" for name, value in shown.items())

@@ -1,9 +1,8 @@
-"""The command `worker`, and `python -m sqla_jobs.clock`, which is `worker --clock-only`."""
+"""The command `worker`."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from sqla_jobs.cli.naming import (
 )
 from sqla_jobs.database.shard_name import Where
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.prometheus.source import DIRECTORY, check_installed
+from sqla_jobs.prometheus.source import check_installed
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import DEFAULTS, LeaseSettings, Settings, WorkerOptions
@@ -34,7 +33,7 @@ from sqla_jobs.supervisor.supervisor import Supervisor
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
-def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _configured(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Return the command's options, with defaults from the application's config, such as Flask's SQLA_JOBS_QUEUES.
 
     An option given on the command line takes precedence.
@@ -43,7 +42,7 @@ def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> d
     options = {str(option.name): option for option in context.command.params}
     return given | {
         name: options[name].process_value(context, value)
-        for name, value in defaults.get(str(context.command.name), {}).items()
+        for name, value in defaults.items()
         if context.get_parameter_source(name) is ParameterSource.DEFAULT
     }
 
@@ -64,19 +63,6 @@ def parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
 def _setting(name: str, about: str) -> Callable[[Any], Any]:
     """Return the option for a setting, with the setting's default."""
     return click.option(f"--{name.replace('_', '-')}", default=DEFAULTS[name], show_default=True, help=about)
-
-
-def _log_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command the logging options."""
-    level = click.option("--log-level", default="INFO", show_default=True, help="DEBUG logs every job.")
-    form = click.option(
-        "--log-format",
-        default="text",
-        show_default=True,
-        type=click.Choice(["text", "json"]),
-        help="The format of log lines.",
-    )
-    return level(form(command))
 
 
 @click.command(cls=ApplicationCommand)
@@ -108,7 +94,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--retention",
     metavar="succeeded=7d,failed=never,audit=90d",
-    callback=durations.retention,
+    type=durations.retention,
     default="",
     help="How long to keep rows. Defaults: ended jobs 7d, failed ones 30d, lines of the audit log 365d, ticks 30d.",
 )
@@ -118,7 +104,14 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Serve /metrics, /healthz and /readyz on this port, for all processes together.",
 )
 @click.option("--log-jobs", is_flag=True, help="Also log a line for each attempt that does not fail.")
-@_log_options
+@click.option("--log-level", default="INFO", show_default=True, help="DEBUG logs every job.")
+@click.option(
+    "--log-format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="The format of log lines.",
+)
 def worker(application: str | None, drain: bool, clock_only: bool, reload: bool, **options: Any) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends immediately. SIGHUP restarts the processes one by one."""
     if clock_only:
@@ -129,7 +122,7 @@ def worker(application: str | None, drain: bool, clock_only: bool, reload: bool,
     with plain_errors():
         name = named_application(application)
 
-    def plan(defaults: dict[str, dict[str, Any]]) -> tuple[ChildSpec, SupervisorOptions]:
+    def plan(defaults: dict[str, Any]) -> tuple[ChildSpec, SupervisorOptions]:
         found = _configured(options, defaults)
         with right_usage():
             logs = _logs(**found)
@@ -137,8 +130,6 @@ def worker(application: str | None, drain: bool, clock_only: bool, reload: bool,
             if options["metrics_port"] is None:
                 _serve(found["metrics_port"], supervisor)
         logs.set_up(name)
-        if found["metrics_port"] is not None and DIRECTORY not in os.environ:
-            log.info("the port serves no metrics of the application: %s is not set", DIRECTORY)
         return planned
 
     with right_usage():
@@ -165,7 +156,7 @@ def _serve(metrics_port: str | None, supervisor: Supervisor) -> None:
         serve(metrics_port, supervisor.report)
 
 
-def _logs(*, log_level: str, log_format: Literal["text", "json"], log_jobs: bool = False, **_: Any) -> LogOptions:
+def _logs(*, log_level: str, log_format: Literal["text", "json"], log_jobs: bool, **_: Any) -> LogOptions:
     return LogOptions(log_level, log_format, log_jobs)
 
 
@@ -186,20 +177,12 @@ def _child_spec(found: dict[str, Any], logs: LogOptions, *, drain: bool) -> Chil
     queues = parse_queues(found["queues"], found["concurrency"])
     settings = Settings.checked(queues, **{name: found[name] for name in WorkerOptions.__annotations__})
     is_observed = found["metrics_port"] is not None
-    return ChildSpec(found["where"], settings, drain, found["clock"], logs, is_observed=is_observed)
+    return ChildSpec(
+        Where(found["urls"], found["shard"]), settings, drain, found["clock"], logs, is_observed=is_observed
+    )
 
 
-@click.command(cls=ApplicationCommand)
-@application_options
-@_setting("heartbeat", "Seconds between heartbeats.")
-@_setting("lease", "Seconds without a heartbeat after which a process counts as dead.")
-@_log_options
-def clock(application: str | None, **options: Any) -> None:
-    """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers also enqueue them, except with --no-clock."""
-    _run_clock(application, **options)
-
-
-def _run_clock(application: str | None, *, where: Where, **options: Any) -> None:
+def _run_clock(application: str | None, **options: Any) -> None:
     with right_usage():
         logs = _logs(**options)
     with plain_errors():
@@ -214,7 +197,7 @@ def _run_clock(application: str | None, *, where: Where, **options: Any) -> None
             settings = LeaseSettings(options["heartbeat"], options["lease"])
             if _logs(**options) != logs:
                 _logs(**options).set_up(name)
-        jobs = bind_for_command_line(jobs, where)
+        jobs = bind_for_command_line(jobs, Where(options["urls"], options["shard"]))
         make = partial(jobs.clock, heartbeat=settings.heartbeat, lease=settings.lease)
         if jobs.shards:
             run_clocks({one: make(shard=one) for one in jobs.shards}, patience=settings.patience)

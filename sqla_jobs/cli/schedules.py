@@ -16,7 +16,7 @@ from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print
 from sqla_jobs.clock import sync_schedules
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
+from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.monitoring.without_secrets import ShownSchedule, read_schedules
 from sqla_jobs.rules.value_checks import check_text
@@ -77,27 +77,13 @@ def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
         click.echo("\nno tick yet")
         return
     click.echo()
-    print_table(["TICK", "OUTCOME", "JOB", "IS NOW", "LATE", ""], [_tick(tick) for tick in ticks])
+    print_table(["TICK", "LAST", "NUMBER", "OUTCOME", "JOB", "IS NOW", "LATE"], [_tick(tick) for tick in ticks])
 
 
 def _tick(tick: TickReport) -> tuple[object, ...]:
-    job = (tick.job_id, tick.job_state or "deleted")
-    match tick.outcome:
-        case TickOutcome.enqueued:
-            return tick.scheduled_for, tick.outcome, *job, duration(max(0.0, tick.late)), " "
-        case TickOutcome.skipped:
-            return (
-                tick.scheduled_for,
-                tick.outcome,
-                *job,
-                " ",
-                f"job {tick.job_id} was still live, or had its unique key",
-            )
-        case _:
-            note = f"no clock fired {'it' if tick.count == 1 else 'them'} in time; found at {shown(tick.at)}"
-            last = f" to {shown(tick.until)}" if tick.until != tick.scheduled_for else ""
-            first = f"{shown(tick.scheduled_for)}{last}"
-            return first, tick.outcome, " ", " ", " ", note if tick.count == 1 else f"{tick.how_many}: {note}"
+    last = None if tick.until == tick.scheduled_for else tick.until
+    state = tick.job_state or ("deleted" if tick.job_id else None)
+    return tick.scheduled_for, last, tick.count, tick.outcome, tick.job_id, state, duration(tick.late)
 
 
 def _row(one: ShownSchedule) -> dict[str, Any]:
@@ -117,7 +103,7 @@ def _note(row: dict[str, Any]) -> str:
 @on_application
 @click.argument("name")
 @click.option("--task", help="The task to enqueue.")
-@click.option("--args", metavar="JSON", help="The arguments of its jobs, in a JSON object.")
+@click.option("--args", metavar="JSON", type=json.loads, help="The arguments of its jobs, in a JSON object.")
 @click.option("--cron", metavar="RULE", help="The rule, such as '30 2 * * *'.")
 @click.option("--timezone", help="An IANA name, such as Europe/Paris.")
 @click.option("--queue", help="The queue of its jobs.")
@@ -134,8 +120,6 @@ def set_schedule(
     /,
     actor: str,
     name: str,
-    task: str | None,
-    args: str | None,
     is_enabled: bool | None,
     reason: str | None,
     run: bool,
@@ -147,13 +131,8 @@ def set_schedule(
     """
     values = {option: value for option, value in given.items() if value is not None}
     jobs.tasks.load()
-    if task is not None:
-        values["task"] = jobs.tasks[task].name
-    if args is not None:
-        try:
-            values["args"] = json.loads(args)
-        except (ValueError, RecursionError):
-            raise click.BadParameter("write a JSON object, such as '{\"n\": 1}'", param_hint="--args") from None
+    if "task" in values:
+        values["task"] = jobs.tasks[values["task"]].name
     if not values and is_enabled is None and not run:
         raise click.UsageError("nothing to change is given: give an option such as --args, --cron or --disable")
     if reason is not None and is_enabled is not False:

@@ -1,4 +1,4 @@
-"""The command `migrate`."""
+"""The commands `migrate` and `grants`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from typing import Any, NoReturn
 
 import click
 
+from sqla_jobs.actions.grants import Roles
+from sqla_jobs.actions.grants import grants as statements
 from sqla_jobs.cli.application import in_each_shard, on_application
-from sqla_jobs.cli.naming import ApplicationCommand
+from sqla_jobs.cli.naming import (
+    ApplicationCommand,
+    application_options,
+    named_application,
+    output_on_stderr,
+    plain_errors,
+)
 from sqla_jobs.cli.output import as_json, print_json, print_problems, remedy
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.loading import load_jobs
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.models.version import LATEST, found_version, outdated, releases_on
 from sqla_jobs.monitoring.examine import examine_deploy
@@ -30,29 +39,18 @@ def migrate(jobs: Jobs[Any], check: bool, sql: bool, citus: bool, as_json: bool)
         _check(jobs, as_json)
     if citus and sql:
         raise click.UsageError("--citus excludes --sql: give one")
+    from sqla_jobs.migrations import applying
+
     if sql:
-        _print_sql(jobs)
-    else:
-        _migrate(jobs, citus)
-
-
-def _migrate(jobs: Jobs[Any], citus: bool) -> None:
-    from sqla_jobs.migrations.applying import force_two_phases, migrate
-
-    done = migrate(jobs._binding().engine, jobs._models)
+        applying.print_migration(jobs._binding().engine if jobs._is_bound else None, jobs._models, sys.stdout)
+        return
+    done = applying.migrate(jobs._binding().engine, jobs._models)
     for line in done:
         click.echo(line)
     if citus:
-        force_two_phases(jobs._binding().engine, jobs._models)
+        applying.force_two_phases(jobs._binding().engine, jobs._models)
     elif not done:
         click.echo(f"nothing to do: the tables are of version {LATEST}, or newer")
-
-
-def _print_sql(jobs: Jobs[Any]) -> None:
-    from sqla_jobs.migrations.applying import print_migration
-
-    engine = jobs._binding().engine if jobs._is_bound else None
-    print_migration(engine, jobs._models, sys.stdout)
 
 
 def _check(jobs: Jobs[Any], as_json: bool) -> NoReturn:
@@ -82,3 +80,24 @@ def _check(jobs: Jobs[Any], as_json: bool) -> NoReturn:
         if version and (releases := releases_on(version)):
             click.echo(f"code of sqla_jobs {releases} runs on tables of version {version}")
     sys.exit(1 if found else 0)
+
+
+@click.command(cls=ApplicationCommand)
+@application_options
+@click.option("--enqueuer", "enqueuers", multiple=True, metavar="ROLE", help="A role that adds jobs; repeatable.")
+@click.option("--worker", "workers", multiple=True, metavar="ROLE", help="A role that runs workers and clocks.")
+@click.option("--viewer", "viewers", multiple=True, metavar="ROLE", help="A role that reads and changes nothing.")
+def grants(
+    application: str | None,
+    enqueuers: tuple[str, ...],
+    workers: tuple[str, ...],
+    viewers: tuple[str, ...],
+    **_: Any,
+) -> None:
+    """Print the SQL that grants database roles exactly the rights they need. The SQL is not executed."""
+    with plain_errors():
+        roles = Roles(enqueuers, workers, viewers)
+        with output_on_stderr():
+            jobs: Jobs[Any] = load_jobs(named_application(application))
+    for line in statements(jobs._models, roles):
+        click.echo(line)

@@ -1,5 +1,7 @@
-"""The command `python -m sqla_jobs.clock MODULE:ATTR`."""
+"""The command `python -m sqla_jobs.clock MODULE:ATTR`, which is `worker --clock-only`."""
 
-from sqla_jobs.cli.running import clock
+import sys
 
-clock(prog_name="python -m sqla_jobs.clock")
+from sqla_jobs.cli.running import worker
+
+worker([*sys.argv[1:], "--clock-only"], "python -m sqla_jobs.clock")

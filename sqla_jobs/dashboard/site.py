@@ -29,7 +29,6 @@ from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules import wording
 
 _HERE = Path(__file__).parent
-_KEPT = "The job waits for another signal. This one is kept until the job asks for it."
 
 
 def blueprint_of(shard: int) -> str:
@@ -150,7 +149,7 @@ class Dashboard:
 def _notice(done: str | None) -> str | None:
     if done is None:
         return None
-    return ACTIONS[done].says if done in ACTIONS else _KEPT if done == "kept" else "Done."
+    return ACTIONS[done].says if done in ACTIONS else "Done."
 
 
 def _digest(filename: str) -> str:

@@ -74,8 +74,8 @@ class FlaskJobs(Generic[J]):
             _Applications.of(self.jobs).add(app)
             app.cli.add_command(cli)  # for app.test_cli_runner(); the program `flask` finds it without this
 
-    def _option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
-        """Return the defaults of `worker` and `clock` from the config of `app`, by command."""
+    def _option_defaults(self, app: Flask) -> dict[str, Any]:
+        """Return the defaults of `worker` from the config of `app`."""
         return defaults_of(app.config)
 
     def use(self, app: Flask) -> None:
@@ -233,15 +233,10 @@ class _Applications:
     def __call__(self, bind: Bind | None) -> Binding:
         living = self._living()
         app = self._active() or self.used or (living[0] if len(living) == 1 else None)
-        if app is None and not living:
-            raise ConfigurationError(
-                "the application that carried these jobs is gone: keep it while its jobs are used, in a variable or a "
-                "fixture"
-            )
         if app is None:
             raise ConfigurationError(
-                f"{len(living)} applications carry these jobs, and none of them is active: work inside the context of "
-                "one, with app.app_context(): …"
+                f"{len(living)} applications carry these jobs, and none of them is active: work inside the "
+                "context of one, with app.app_context(): …"
             )
         return _bound(app, bind)
 

@@ -42,7 +42,7 @@ Rows = Iterable[Mapping[str, Any]]
 class Check:
     """A condition: the rows that show it, and what people are told about each of these rows.
 
-    `about`, `says`, `remedy` and `why` are formatted with the values of a row, as `_Words` describes.
+    `about`, `says` and `remedy` are formatted with the values of a row, as `_Words` describes.
     """
 
     name: str
@@ -57,16 +57,15 @@ class Check:
     about: str = ""
     """What the finding is about, by default the name."""
     verdict: Verdict = Verdict.warning
-    why: str = ""
-    """What `why` says if the rows are about one job. Empty for a check that `why` does not make."""
+    is_of_job: bool = False
+    """True if `why` makes the check, too, for one job."""
     is_cheap: bool = True
     """True if `status` and the dashboard make the check, too."""
 
     def reasons(self, look: Look) -> Iterator[str]:
         """Yield what `why` says."""
-        for row in look.rows(self.rows):
-            said = look.words(self.why, row)
-            yield said if said.endswith("?") else f"{said}."
+        for one in self.find(look):
+            yield f"{one.about[0].upper()}{one.about[1:]}: {one.found}; {one.remedy}."
 
     def find(self, look: Look) -> Iterator[Finding]:
         """Yield a finding for each row."""
@@ -108,10 +107,6 @@ class Look:
         statement = bound(source, Tables(self.jobs._models), self._pieces)
         rows: Rows = ask(self.session, self.jobs, statement, **self._parameters).mappings()
         return rows
-
-    def table(self, noun: str) -> str:
-        """Return the quoted SQL name of a table, such as that of `jobs`."""
-        return self._tables[noun]
 
     def words(self, template: str, row: Mapping[str, Any]) -> str:
         """Return a template with the values of a row."""

@@ -13,12 +13,11 @@ from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.limits import LIMITS, SPELLINGS
 from sqla_jobs.monitoring.locks import LOCKS
 from sqla_jobs.monitoring.prerequisites import PREREQUISITES
-from sqla_jobs.monitoring.rates import RATES
 from sqla_jobs.monitoring.server_checks import DEPLOYED, SERVER
 from sqla_jobs.monitoring.waiting_jobs import WAITING_JOBS
 from sqla_jobs.monitoring.work import WORK
 
-CHECKS: tuple[Check, ...] = (*SERVER, *WORK, *LOCKS, *WAITING_JOBS, *PREREQUISITES, *LIMITS, *RATES)
+CHECKS: tuple[Check, ...] = (*SERVER, *WORK, *LOCKS, *WAITING_JOBS, *PREREQUISITES, *LIMITS)
 """What a person acts on at night."""
 
 

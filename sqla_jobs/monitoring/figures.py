@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,8 +13,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask, brief
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import COUNTED, read_work
-from sqla_jobs.runtime.metrics import ByShard, Cached, Figures
+from sqla_jobs.monitoring.queues import count_first, read_work
+from sqla_jobs.runtime.metrics import Figures
 
 DEEP = 100_000
 """The maximum number of queued jobs counted in one queue."""
@@ -23,17 +22,15 @@ _NEXT = 20_000
 """The maximum number of queued jobs counted by task, over all queues."""
 _TIMEOUT = 3.0
 """The timeout of each statement, in seconds."""
-_PATIENCE = 1.0
-"""Seconds to wait for each of several databases: one that is away must not keep the others' figures."""
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
-    """Return all figures. Each queue's queued jobs are counted up to `DEEP`, everything else up to `COUNTED`.
+    """Return all figures. Each queue's queued jobs are counted up to `DEEP`, everything else up to 10,000.
 
     Limits on single keys are omitted, since an application may have one for each of its customers.
     """
     limit: Any = jobs.Limit
-    queues, processes = read_work(session, jobs, most=DEEP, most_scheduled=COUNTED)
+    queues, processes = read_work(session, jobs, most=DEEP)
     running = _running(session, jobs)
     counted = Counter[tuple[str, str]]()
     for (task, _), number in running.items():
@@ -51,29 +48,6 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
     )
 
 
-class CachedFigures:
-    """The cached figures of an application's databases."""
-
-    def __init__(self, jobs: Jobs[Any], *, seconds: float, patience: float) -> None:
-        """Prepare to read. An answer is valid for `seconds`. `patience` is how long `get` waits for a single one."""
-        self._jobs = jobs
-        self._seconds = seconds
-        self._patience = patience
-
-    @cached_property
-    def _of(self) -> dict[str, Cached[Figures]]:
-        shards = {name: self._jobs.shard(name) for name in self._jobs.shards}
-        patience = _PATIENCE if shards else self._patience
-        return {
-            name: Cached(partial(read_briefly, one), seconds=self._seconds, patience=patience)
-            for name, one in (shards or {"": self._jobs}).items()
-        }
-
-    def get(self) -> ByShard:
-        """Return the figures of each database."""
-        return {name: cached.get() for name, cached in self._of.items()}
-
-
 def read_briefly(jobs: Jobs[Any]) -> Figures:
     """Return all figures. Raises the database's error if a statement takes longer than a few seconds."""
     with brief(jobs._replica(), jobs, _TIMEOUT) as session:
@@ -89,18 +63,13 @@ def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
 
 
 def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield states, tasks and numbers of jobs that do not run.
-
-    Each count follows an index, so it reads only rows that it counts.
-    """
+    """Yield states, tasks and numbers of jobs that do not run."""
     job: Any = jobs.Job
-    first = sa.select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
-    watching = sa.select(job.task).where(job.state == "blocked", job.waits_for.is_not(None)).order_by(job.waits_for)
-    blocked = watching.limit(COUNTED).subquery()
-    for state, some in (("scheduled", first), ("blocked", blocked)):
-        yield from _grouped(session, jobs, state, sa.select(some.c.task, sa.func.count()).group_by(some.c.task))
+    for state in ("scheduled", "blocked", "failed"):
+        for task, number in count_first(session, jobs, state, job.task).items():
+            yield state, task, number
     if queues:
-        each = _each(queues)
+        each = sa.values(sa.column("name", sa.Text), name="each").data([(name,) for name in queues])
         following = (
             sa.select(job.task)
             .where(job.state == "queued", job.queue == each.c.name)
@@ -110,9 +79,8 @@ def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Itera
             .lateral("following")
         )
         of_each = sa.select(following.c.task, sa.func.count()).select_from(each.join(following, sa.true()))
-        yield from _grouped(session, jobs, "queued", of_each.group_by(following.c.task))
-    failed = sa.select(job.task).where(job.state == "failed").order_by(job.finished_at.desc()).limit(COUNTED).subquery()
-    yield from _grouped(session, jobs, "failed", sa.select(failed.c.task, sa.func.count()).group_by(failed.c.task))
+        for task, number in ask(session, jobs, of_each.group_by(following.c.task)):
+            yield "queued", task, number
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[tuple[str, str], int]:
@@ -121,12 +89,3 @@ def _running(session: Session, jobs: Jobs[Any]) -> dict[tuple[str, str], int]:
     some = sa.select(job.task, job.queue).where(job.state == "running").subquery()
     by_origin = sa.select(some.c.task, some.c.queue, sa.func.count()).group_by(some.c.task, some.c.queue)
     return {(task, queue): number for task, queue, number in ask(session, jobs, by_origin)}
-
-
-def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Iterator[tuple[str, str, int]]:
-    for task, number in ask(session, jobs, query):
-        yield state, task, number
-
-
-def _each(names: Sequence[str]) -> Any:
-    return sa.values(sa.column("name", sa.Text), name="each").data([(name,) for name in names])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.check import Check, Look, Rows
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.queues import ALL, COUNTED
+from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limit_status import WaitingGroup
 from sqla_jobs.queries.processes import age_of
@@ -25,7 +27,7 @@ from sqla_jobs.rules.limits import (
     split_between,
     titled,
 )
-from sqla_jobs.rules.wording import Count
+from sqla_jobs.rules.wording import Count, plural
 from sqla_jobs.runtime.metrics import LimitStatus
 
 EACH = "each"
@@ -34,13 +36,10 @@ KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
 """The kind of limit, by the first character of its limit keys."""
 
 
-def read_limits(
-    session: Session, jobs: Jobs[Any], *which: sa.ColumnElement[bool], exact: bool = False
-) -> list[LimitStatus]:
+def read_limits(session: Session, jobs: Jobs[Any], *which: sa.ColumnElement[bool]) -> list[LimitStatus]:
     """Return the limits in effect that meet the conditions, sorted by name, with those of queues last.
 
-    A limit on all keys comes before limits on one key. With `exact`, all waiting jobs are counted; the more there are,
-    the longer it takes.
+    A limit on all keys comes before limits on one key.
     """
     limit: Any = jobs.Limit
     in_effect = sa.select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
@@ -52,7 +51,7 @@ def read_limits(
     gates = {row.gate for row in rows}
     states = {state.gate: state for state in queries.gate_statuses(session, sorted(gates - set(_of_each(gates))))}
     used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
-    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session, exact=exact), ALL if exact else COUNTED)
+    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session))
     setters = read_setters(session, jobs, {row.gate: row.set_at for row in rows})
     return [
         LimitStatus(
@@ -108,7 +107,7 @@ def _named(gate: str) -> tuple[str, str, str | None]:
 
 
 def _waiting(
-    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup], most: int
+    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup]
 ) -> dict[str, Count]:
     """Count the jobs that are waiting behind each row's limit."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
@@ -118,7 +117,7 @@ def _waiting(
             if group.is_least:
                 least.add(row)
     found = {row: Count(number, is_least=row in least) for row, number in numbers.items()}
-    return found | {gate: _queued(session, jobs, gate[1:], most) for gate in gates if gate.startswith("@")}
+    return found | {gate: _queued(session, jobs, gate[1:]) for gate in gates if gate.startswith("@")}
 
 
 def rows_of(gates: Collection[str]) -> set[str]:
@@ -126,11 +125,11 @@ def rows_of(gates: Collection[str]) -> set[str]:
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 
-def _queued(session: Session, jobs: Jobs[Any], queue: str, most: int) -> Count:
+def _queued(session: Session, jobs: Jobs[Any], queue: str) -> Count:
     job: Any = jobs.Job
-    some = sa.select(sa.literal(1)).where(job.state == "queued", job.queue == queue).limit(most + 1).subquery()
+    some = sa.select(sa.literal(1)).where(job.state == "queued", job.queue == queue).limit(COUNTED + 1).subquery()
     found = ask(session, jobs, sa.select(sa.func.count()).select_from(some)).scalar_one()
-    return Count(min(found, most), is_least=found > most)
+    return Count(min(found, COUNTED), is_least=found > COUNTED)
 
 
 _CLOSED = 86_400.0
@@ -145,12 +144,7 @@ def _closed_limits(look: Look) -> Rows:
     ages: dict[str, float] = dict(look.ask(sa.select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
     for one in read_limits(look.session, look.jobs) if ages else ():
         if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it, and no job waits
-            name = named_on_command_line(one.gate)
-            set_it = f"sqla-jobs limit set {name} {'--running N' if one.rate is None else '--rate N --per SECONDS'}"
-            remedy = f"give it another number in code; or override it: {set_it}"
-            if one.set_at:
-                remedy = f"{set_it}; or remove the override: sqla-jobs limit clear {name}"
-            yield {"it": one, "age": ages[one.gate], "remedy": remedy}
+            yield {"it": one, "age": ages[one.gate], "name": named_on_command_line(one.gate)}
 
 
 def _split_limits(look: Look) -> Rows:
@@ -170,6 +164,69 @@ def _held_keys(look: Look) -> Rows:
         yield {"id": job_id, "key": described(gate), "number": number}
 
 
+_SOME = 20
+"""The maximum number of rates examined: those with the most waiting jobs."""
+_READ = 20_000
+"""The maximum number of failed attempts examined, the newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eaten:
+    """Failed attempts among the starts that a rate has counted: those of the task that has the most."""
+
+    task: str
+    failed: int
+    jobs: int
+    """The number of jobs to which these attempts belong."""
+    job_id: int
+    """The newest of these jobs."""
+
+    def __str__(self) -> str:
+        of = f"job {self.job_id}" if self.jobs == 1 else plural(self.jobs, "job")
+        return f"{self.failed:,} of these starts failed: {of} of {self.task[:200]}"
+
+
+def read_eaten(session: Session, jobs: Jobs[Any], gate: str, since: datetime) -> Eaten | None:
+    """Return the failed attempts that have started behind a gate since then, of the task that has the most.
+
+    Return None if there are none.
+    """
+    job: Any = jobs.Job
+    run = jobs.Run
+    failed = run.outcome.in_(sa.text("'failed', 'retried', 'lost'"))  # written like the index's predicate
+    last = sa.select(run.job_id, run.started_at).where(failed, run.finished_at > since)
+    some = last.order_by(run.finished_at.desc()).limit(_READ).subquery("some")
+    number = sa.func.count()
+    counted = (
+        sa.select(job.task, number, sa.func.count(job.id.distinct()), sa.func.max(job.id))
+        .join(some, some.c.job_id == job.id)
+        .where(some.c.started_at > since, job.gates.contains([gate]))
+        .group_by(job.task)
+        .order_by(number.desc())
+        .limit(1)
+    )
+    row = ask(session, jobs, counted).one_or_none()
+    return None if row is None else Eaten(*row)
+
+
+def _eaten_rates(look: Look) -> Rows:
+    """Find exhausted rates for which failing attempts used more than half of the starts."""
+    queries = Queries(look.jobs._models)
+    waiting, least = Counter[str](), set[str]()
+    for group in queries.waiting_groups(look.session):
+        for gate in group.gates:
+            waiting[gate] += group.waiting * gate.startswith("%")
+            least |= {gate} if group.is_least else set()
+    for state in queries.gate_statuses(look.session, [gate for gate, _ in (+waiting).most_common(_SOME)]):
+        if not state.is_full or not state.most or state.since is None:
+            continue
+        eaten = read_eaten(look.session, look.jobs, state.gate, state.since)
+        if eaten is not None and 2 * eaten.failed > state.used:
+            number = Count(waiting[state.gate], is_least=state.gate in least)
+            one = eaten.job_id if eaten.jobs == 1 else None
+            yield {"title": titled(state.gate), "state": state, "eaten": eaten, "number": number, "one": one}
+
+
 LIMITS = (
     Check(
         name="limits that let nothing start",
@@ -177,7 +234,8 @@ LIMITS = (
         rows=_closed_limits,
         says="it has let nothing start for {age:duration} ({it.in_effect}), and {it.waiting:they_are job} waiting "
         "behind it",
-        remedy="{remedy}",
+        remedy="sqla-jobs limit set {name} with another number; or, if an operator has set it, sqla-jobs limit clear "
+        "{name}",
     ),
     Check(
         name="held jobs",
@@ -185,6 +243,15 @@ LIMITS = (
         rows=_held_keys,
         says=f"it failed and keeps the key {{key}}, and {{number:they_are job/{COUNTED}}} waiting behind it",
         remedy="sqla-jobs retry {id} runs it again; or sqla-jobs cancel {id} lets the next one start",
+    ),
+    Check(
+        name="limits that let nothing start",
+        about="{title}",
+        rows=_eaten_rates,
+        says="{state.used:,} of at most {state.most:plural start} in {state.per:duration} are taken; {eaten}, and "
+        "{number:they_are job} waiting behind it",
+        remedy="until the cause is fixed: sqla-jobs pause --task {eaten.task:.200}"
+        "{one:|; or cancel that job: sqla-jobs cancel }. `sqla-jobs status` shows the errors",
     ),
 )
 

@@ -66,7 +66,7 @@ LOCKS = (
         says="it is {state}, and {who} holds its row: {doing}, in a transaction for {age:duration}"
         "{named:|; possibly the transaction of }",
         remedy="{first}end it: SELECT pg_terminate_backend({pid})",
-        why="Its row is held by {who}{age:duration|, for }: no worker can take it before that transaction ends",
+        is_of_job=True,
         is_cheap=False,
     ),
     Check(

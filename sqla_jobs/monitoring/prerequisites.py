@@ -35,7 +35,7 @@ def of_blocked(session: Session, jobs: Jobs[Any], row: Any, *, is_free: bool) ->
     """
     watched = _named(session, jobs, row.waits_for)
     if row.if_failed == IfFailed.hold and _stops(row, watched):
-        yield _held(row, watched, _lost_batch(session, jobs, row, watched))
+        yield _held(row, watched)
         return
     waits = [*_for_jobs(session, jobs, row), *_for_batches(session, jobs, row)]
     soon = ": a worker looks at it again soon, and queues or cancels it" if is_free else ""
@@ -47,14 +47,11 @@ def of_cancelled(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     if row.waits_for is None:
         return
     watched = _named(session, jobs, row.waits_for)
-    at = f"It was cancelled at {moment(row.finished_at)} because"
-    if (lost := _lost_batch(session, jobs, row, watched)) is not None:
-        why, remedy = lost, f" `sqla-jobs retry --batch {watched.batch_id}` runs these jobs and this one again."
-    else:
-        why, remedy = _ended_as(row, watched), f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
+    remedy = f" `sqla-jobs retry {row.waits_for}` runs that job and this one again."
     if is_erased(parse(row.args_text)):
         remedy = " Its arguments were erased: enqueue a new job instead."
-    yield f"{at} {why}.{'' if row.waits_for == DELETED else remedy}"
+    why = f"It was cancelled at {moment(row.finished_at)} because {_ended_as(row, watched)}."
+    yield why if row.waits_for == DELETED else why + remedy
 
 
 _FIRST_BLOCKED = f"""(
@@ -121,11 +118,9 @@ PREREQUISITES = (
 
 
 def _named(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
-    """Return the id, the task, the state and the batch of a job, or None."""
+    """Return the id, the task and the state of a job, or None."""
     job: Any = jobs.Job
-    return ask(
-        session, jobs, sa.select(job.id, job.task, job.state, job.batch_id).where(job.id == job_id)
-    ).one_or_none()
+    return ask(session, jobs, sa.select(job.id, job.task, job.state).where(job.id == job_id)).one_or_none()
 
 
 def _stops(row: Any, watched: Any) -> bool:
@@ -133,29 +128,7 @@ def _stops(row: Any, watched: Any) -> bool:
     return row.waits_for != NOBODY if watched is None else watched.state in _FAILED
 
 
-def _lost_batch(session: Session, jobs: Jobs[Any], row: Any, watched: Any) -> str | None:
-    """Return how many jobs of the awaited batch failed or were cancelled; None for fewer than two."""
-    if watched is None or watched.batch_id is None:
-        return None
-    edge, batch = jobs.Edge, jobs.Batch
-    waited_for = sa.select(batch.id, batch.name).join(edge, edge.batch_id == batch.id)
-    found: Any = ask(session, jobs, waited_for.where(edge.job_id == row.id, batch.id == watched.batch_id)).first()
-    if found is None:
-        return None
-    counts = count_all(CountBatches(Tables(jobs._models)), session, [found.id])[found.id]
-    if counts.failed + counts.cancelled < 2:
-        return None
-    ends = ((counts.failed, "failed"), (counts.cancelled, f"{'was' if counts.cancelled == 1 else 'were'} cancelled"))
-    how = " and ".join(f"{number:,} {end}" for number, end in ends if number)
-    return f"of the jobs in the {titled(found.id, found.name)}, {how}, such as job {watched.id} ({watched.task:.200})"
-
-
-def _held(row: Any, watched: Any, lost: str | None) -> str:
-    if lost is not None:
-        return (
-            f"It is held: {lost}. `sqla-jobs retry --batch {watched.batch_id}` runs these jobs again; "
-            f"`sqla-jobs retry {row.id}` runs this one without them."
-        )
+def _held(row: Any, watched: Any) -> str:
     said = f"It is held: {_ended_as(row, watched)}."
     alone = f"`sqla-jobs retry {row.id}` runs this one without it"
     if watched is None:

@@ -56,15 +56,6 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """The age of a process's last heartbeat, and the lease: the age at which the process is considered dead."""
-
-    pid: int
-    beat_age: float
-    lease: float
-
-
-@dataclass(frozen=True, slots=True)
 class Held:
     """The number of jobs that a process has claimed from one queue.
 
@@ -131,13 +122,12 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
     ]
 
 
-def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | None:
-    """Return the freshest heartbeat of a worker process on `host`; `None` if the host has no worker."""
+def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Any:
+    """Return pid, age and lease of the freshest heartbeat of a worker on `host`; `None` if the host has no worker."""
     process: Any = jobs.Process
-    age = age_of(process.heartbeat_at)
+    age = age_of(process.heartbeat_at).label("age")
     here = sa.select(process.pid, age, process.lease).where(process.kind == "worker", process.host == host)
-    row = session.execute(here.order_by(age / process.lease).limit(1)).one_or_none()
-    return None if row is None else Heartbeat(*row)
+    return session.execute(here.order_by(age / process.lease).limit(1)).one_or_none()
 
 
 def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list[Running]:

@@ -15,10 +15,8 @@ from sqla_jobs.monitoring.check import SECONDS, Check, Look, Rows
 from sqla_jobs.queries.delete_jobs import Reference, Removal
 from sqla_jobs.queries.expressions import LAG
 from sqla_jobs.rules.retention import seconds_kept
-from sqla_jobs.rules.wording import Count, duration
+from sqla_jobs.rules.wording import Count
 
-_LONG = 3600.0
-"""Seconds that a task without a timeout is assumed to need."""
 _MANY = 1_000
 """A foreign key is a problem if it keeps this many jobs past their retention. Some are kept on purpose."""
 _COUNTED = 100_000
@@ -44,17 +42,6 @@ def _pooler(look: Look) -> Rows:
         yield {"waited": waited}
 
 
-def _idle_limit(look: Look) -> Rows:
-    """Compare the server's limit on idle transactions with the slowest transactional task."""
-    declared = {task._declaration.name: task._declaration for task in look.jobs.tasks.values()}
-    needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
-    slowest = max(needed, key=needed.__getitem__, default=None)
-    (row,) = look.rows(f"SELECT setting::float8 / 1000 AS seconds FROM pg_settings WHERE name = '{_IDLE}'")
-    limit = row["seconds"]
-    is_short = slowest is not None and 0 < limit < needed[slowest]
-    yield {"limit": duration(limit) if limit else "off", "task": slowest if is_short else None}
-
-
 def _clock(look: Look) -> Rows:
     before = datetime.now(UTC)
     there = look.ask(sa.select(sa.func.clock_timestamp())).scalar_one()
@@ -71,8 +58,6 @@ def _kept_jobs(look: Look) -> Rows:
         if number >= _MANY:
             yield {"key": key, "number": Count(number, is_least=number >= _COUNTED)}
 
-
-_IDLE = "idle_in_transaction_session_timeout"
 
 SERVER = (
     Check(
@@ -167,9 +152,7 @@ DEPLOYED = (
         name="settings",
         about="{name}",
         rows="""
-            SELECT name, current_setting(name) AS value, current_setting(name) = wanted OR is_local AS is_good, remedy,
-              CASE WHEN is_local THEN format('as local_postgres(durable=%s) sets it',
-                CASE current_setting(name) WHEN 'on' THEN 'True' ELSE 'False' END) END AS of_local
+            SELECT name, current_setting(name) AS value, remedy
             FROM (VALUES
               ('autovacuum', 'on', 'switch it on: tables of jobs grow without end'),
               ('fsync', 'on', 'switch it on: a crash of the host can lose or double jobs'),
@@ -177,19 +160,9 @@ DEPLOYED = (
               ('track_activities', 'on', 'switch it on, to see who holds a transaction open'),
               ('default_transaction_read_only', 'off', 'workers have to write')
             ) AS wanted (name, wanted, remedy)
-            CROSS JOIN LATERAL (SELECT current_setting('cluster_name') = 'local_postgres'
-              AND name IN ('fsync', 'full_page_writes') AS is_local) AS local""",
-        when=lambda row: not row["is_good"],
-        says="{value}{of_local:|, }",
+            WHERE current_setting(name) <> wanted AND current_setting('cluster_name') <> 'local_postgres'""",
+        says="{value}",
         remedy="{remedy}",
-    ),
-    Check(
-        name=_IDLE,
-        rows=_idle_limit,
-        when=lambda row: row["task"] is not None,
-        says="{limit}{task:|, and task | may take longer}",
-        remedy="if a task runs no statement for so long, the server ends its transaction and the attempt fails; let "
-        f"workers connect with create_engine(…, connect_args={{{{'options': '-c {_IDLE}=0'}}}})",
     ),
     Check(
         name="foreign keys to jobs",

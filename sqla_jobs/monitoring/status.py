@@ -11,11 +11,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.examine import problems
-from sqla_jobs.monitoring.failures import LOOKED_AT, Failures, Retrying, read_failures, read_retrying
+from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
-from sqla_jobs.monitoring.paused import PausedTask, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import ALL, read_work
+from sqla_jobs.monitoring.queues import PausedTask, read_paused_tasks, read_work
 from sqla_jobs.runtime.metrics import QueueStatus
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 
@@ -37,23 +36,21 @@ class Status:
     warnings: list[Finding]
 
 
-def read_status(session: AnySession, jobs: Jobs[Any], *, exact: bool = False) -> Status:
+def read_status(session: AnySession, jobs: Jobs[Any]) -> Status:
     """Return the status of all queues and processes, as `sqla-jobs status --json` prints it. It only reads.
 
     - `jobs`: the `Jobs`, whose tasks are imported first: the warnings depend on them.
-    - `exact`: True counts all jobs; the more there are, the longer it takes.
     """
     own = plain_session(session, "status(session, jobs)")
     jobs.tasks.load()
     ended = _ended_per_minute(own, jobs)
-    queues, processes = read_work(own, jobs, per_minute=ended, most=ALL if exact else _COUNTED)
-    looked_at = ALL if exact else LOOKED_AT
+    queues, processes = read_work(own, jobs, per_minute=ended, most=_COUNTED)
     return Status(
         queues,
         read_paused_tasks(own, jobs),
         processes,
-        read_failures(own, jobs, most=looked_at),
-        read_retrying(own, jobs, most=looked_at),
+        read_failures(own, jobs),
+        read_retrying(own, jobs),
         problems(own, jobs),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from shlex import quote
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import PARKED, JobState, StepKind
+from sqla_jobs.models.types import PARKED, StepKind
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import duration, moment
 
@@ -55,35 +54,6 @@ def signal_of(step: str) -> str:
     return _AGAIN.sub("", step)
 
 
-def kept(session: Session, jobs: Jobs[Any], job_id: int, sent: str) -> str | None:
-    """Return a message that the signal `sent` was kept, if the job waits for another one; otherwise None."""
-    awaited = read_awaited(session, jobs, job_id)
-    if awaited is None or awaited == sent:
-        return None
-    return f"job {job_id} waits for {awaited!r:.200}, not {sent!r:.200}; it is kept until the job asks for it"
-
-
-def read_awaited(session: Session, jobs: Jobs[Any], job_id: int) -> str | None:
-    """Return the name of the signal that a job waits for, or None."""
-    step = jobs.Step
-    waits = _waits(jobs, step.name).where(step.job_id == job_id).order_by(step.number.desc())
-    found = ask(session, jobs, waits.limit(1)).scalar_one_or_none()
-    return None if found is None else signal_of(found)
-
-
-def read_awaiting(session: Session, jobs: Jobs[Any], job_ids: Collection[int]) -> set[int]:
-    """Return which of these jobs wait for a signal without a timeout."""
-    job = jobs.Job
-    return {*ask(session, jobs, _waits(jobs, job.id).where(job.id.in_(job_ids), job.run_at == PARKED)).scalars()}
-
-
-def _waits(jobs: Jobs[Any], column: Any) -> Any:
-    """Return a query about the jobs that wait for a signal. `column` is a column of the job, or of the waiting step."""
-    job, step = jobs.Job, jobs.Step
-    waits = sa.select(column).select_from(step).join(job, job.id == step.job_id)
-    return waits.where(job.state == JobState.scheduled, step.kind == StepKind.signal, step.finished_at.is_(None))
-
-
 def read_unread(session: Session, jobs: Jobs[Any], job_id: int) -> list[str]:
     """Return the names of the first signals that a job has not received, the oldest first."""
     signal: Any = jobs.Signal
@@ -112,20 +82,13 @@ class StepWait(NamedTuple):
 
 def read_wait(session: Session, jobs: Jobs[Any], job_id: int, run_at: datetime) -> StepWait | None:
     """Return the sleep or wait of a scheduled job that is due at `run_at`; None if it waits for something else."""
-    return read_waits(session, jobs, {job_id: run_at}).get(job_id)
-
-
-def read_waits(session: Session, jobs: Jobs[Any], due: Mapping[int, datetime]) -> dict[int, StepWait]:
-    """Return the sleeps and waits of several jobs, by job id. `due` maps their ids to their due times."""
     step: Any = jobs.Step
     columns = (step.job_id, step.name, step.kind, step.until, sa.func.clock_timestamp().label("now"))
-    waits = sa.select(*columns).where(step.job_id.in_(due), step.finished_at.is_(None))
-    last = {wait.job_id: wait for wait in ask(session, jobs, waits.order_by(step.number))}
-    return {
-        job_id: _step_wait(wait)
-        for job_id, wait in last.items()
-        if (wait.until or PARKED) == due[job_id]  # otherwise somebody has rescheduled it
-    }
+    waits = sa.select(*columns).where(step.job_id == job_id, step.finished_at.is_(None))
+    last = ask(session, jobs, waits.order_by(step.number.desc()).limit(1)).one_or_none()
+    if last is None or (last.until or PARKED) != run_at:  # otherwise somebody has rescheduled it
+        return None
+    return _step_wait(last)
 
 
 def _step_wait(wait: Any) -> StepWait:

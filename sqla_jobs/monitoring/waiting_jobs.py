@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
-
-import sqlalchemy as sa
-
-from sqla_jobs.models.types import LIVE, PARKED
-from sqla_jobs.monitoring.check import Check, Look, Rows
+from sqla_jobs.models.types import LIVE
+from sqla_jobs.monitoring.check import Check
 from sqla_jobs.monitoring.failures import BAD, LOOKED_AT
 from sqla_jobs.monitoring.queues import COUNTED
-from sqla_jobs.monitoring.steps import read_waits
-from sqla_jobs.queries.losses import lost_in_a_row
-from sqla_jobs.rules.wording import duration, moment, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _SOME = 20
 """The maximum number of findings of one kind."""
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
 """The minimum waits, in seconds, for a warning about a kept unique key: if ticks were skipped, and otherwise."""
-
-
-def _killers(look: Look) -> Rows:
-    """Find jobs that lose their process again and again, such as those that run out of memory."""
-    job, run = look.jobs.Job, look.jobs.Run
-    since = sa.func.statement_timestamp() - timedelta(days=1)  # stable, so that the index of failed runs ends there
-    newest = sa.select(run.job_id, run.outcome).where(BAD, run.finished_at > since).order_by(run.finished_at.desc())
-    seen = newest.limit(LOOKED_AT).subquery()
-    lost: Any = sa.select(seen.c.job_id, sa.func.count().label("times")).where(seen.c.outcome == "lost")
-    lost = lost.group_by(seen.c.job_id).having(sa.func.count() > 1).subquery()
-    uses_attempts = job.max_lost.is_(None)
-    left = sa.case(
-        (uses_attempts, job.max_attempts - job.attempt), else_=job.max_lost - lost_in_a_row(look.jobs._models)
-    )
-    rows = sa.select(job.id, job.task, lost.c.times, left, uses_attempts).join(lost, lost.c.job_id == job.id)
-    rows = rows.where(job.state.in_(LIVE)).order_by(lost.c.times.desc()).limit(_SOME)
-    for job_id, task, times, number, are_attempts in look.ask(rows):
-        of = they_are(number, "attempt" if are_attempts else "lost run")
-        yield {"id": job_id, "task": task, "times": times, "left": of}
-
-
-def _parked(look: Look) -> Rows:
-    """Find jobs that keep a unique key for a long time, with the ticks that added no job for it."""
-    job, tick = look.jobs.Job, look.jobs.Tick
-    rows = look.rows(_AHEAD_OF_TIME)
-    ids = [row["id"] for row in rows]
-    skipped = sa.select(tick.job_id, sa.func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
-    ticks: dict[int, int] = dict(look.ask(skipped.group_by(tick.job_id)).all()) if ids else {}
-    due: dict[int, Any] = dict(look.ask(sa.select(job.id, job.run_at).where(job.id.in_(ids))).all()) if ids else {}
-    steps = read_waits(look.session, look.jobs, due) if ids else {}
-    for row in rows:
-        job_id, run_at = row["id"], due.get(row["id"], PARKED)
-        words = "is parked" if run_at == PARKED else f"waits until {moment(run_at)}, in {duration(row['wait'])}"
-        remedy = f"sqla-jobs retry {job_id} runs it now; or "
-        if (step := steps.get(job_id)) is not None:
-            words, remedy = step.words, f"{step.signal} sends it; or " if step.signal else ""
-        number = ticks.get(job_id, 0)
-        if number or row["wait"] >= _FAR_AHEAD:
-            told = f"{plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'}" if number else None
-            yield {**row, "words": words, "remedy": remedy, "ticks": told}
-
-
-_AHEAD_OF_TIME = f"""
-    SELECT id, task, -$age(run_at) AS wait
-    FROM (
-      SELECT id, task, run_at, unique_key FROM $jobs
-      WHERE state = 'scheduled' ORDER BY run_at DESC LIMIT {COUNTED}) AS last
-    WHERE unique_key IS NOT NULL AND -$age(run_at) > {_AHEAD}
-    ORDER BY run_at DESC LIMIT {_SOME}"""
 
 
 WAITING_JOBS = (
@@ -99,10 +42,18 @@ WAITING_JOBS = (
     Check(
         name="keys that swallow enqueues",
         about="job {id}",
-        rows=_parked,
-        says="it {words}, and keeps its unique key meanwhile: an enqueue of {task:.200} with that key makes no new job"
-        "{ticks:|; | skipped for it}",
-        remedy="{remedy}sqla-jobs cancel {id} frees its key",
+        rows=f"""
+            SELECT id, task, run_at, skipped
+            FROM (
+              SELECT id, task, nullif(run_at, 'infinity') AS run_at, -$age(run_at) AS wait, unique_key,
+                (SELECT count(*) FROM $ticks WHERE job_id = job.id AND outcome = 'skipped') AS skipped
+              FROM $jobs AS job WHERE state = 'scheduled' ORDER BY job.run_at DESC LIMIT {COUNTED}) AS last
+            WHERE unique_key IS NOT NULL AND wait > CASE WHEN skipped > 0 THEN {_AHEAD} ELSE {_FAR_AHEAD} END
+            ORDER BY wait DESC LIMIT {_SOME}""",
+        says="it waits{run_at:moment| until }, and keeps its unique key meanwhile: an enqueue of {task:.200} with that "
+        "key makes no new job; {skipped:plural tick} of schedules skipped for it",
+        remedy="sqla-jobs retry {id} runs it now, unless it waits in a step; sqla-jobs cancel {id} frees its key; "
+        "sqla-jobs show {id} says what it waits for",
         is_cheap=False,
     ),
     Check(
@@ -122,8 +73,19 @@ WAITING_JOBS = (
     Check(
         name="process killers",
         about="job {id}",
-        rows=_killers,
-        says="{task:.200} has lost its process {times} times since yesterday, and {left} left",
+        # `statement_timestamp` is stable, so that the index of failed runs ends there
+        rows=f"""
+            SELECT job.id, task, attempt, max_attempts, max_lost, times
+            FROM (
+              SELECT job_id, count(*) AS times FROM (
+                SELECT job_id, outcome FROM $runs
+                WHERE {BAD} AND finished_at > statement_timestamp() - interval '1 day'
+                ORDER BY finished_at DESC LIMIT {LOOKED_AT}) AS newest
+              WHERE outcome = 'lost' GROUP BY job_id HAVING count(*) > 1) AS lost
+            JOIN $jobs AS job ON job.id = lost.job_id
+            WHERE state IN ({", ".join(map(repr, map(str, LIVE)))}) ORDER BY times DESC LIMIT {_SOME}""",
+        says="{task:.200} has lost its process {times} times since yesterday, at attempt {attempt} of {max_attempts}"
+        "{max_lost:|, and it ends after | lost runs in a row}",
         remedy="its runs show how (`sqla-jobs show {id}`); to stop it: sqla-jobs cancel {id}",
     ),
     Check(

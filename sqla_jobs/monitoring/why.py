@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,18 +17,20 @@ from sqla_jobs.models.types import NOT_RUNNING, PARKED, JobState
 from sqla_jobs.monitoring.check import Look
 from sqla_jobs.monitoring.examine import CHECKS
 from sqla_jobs.monitoring.finding import ask, readable
-from sqla_jobs.monitoring.gates import behind_gates, decide
+from sqla_jobs.monitoring.limits import read_eaten, read_limits
 from sqla_jobs.monitoring.locks import NEAREST, NEAREST_SAYS
 from sqla_jobs.monitoring.prerequisites import of_blocked, of_cancelled
 from sqla_jobs.monitoring.processes import places
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.monitoring.steps import StepWait, read_unread, read_wait
+from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import is_of_job
+from sqla_jobs.queries.limit_status import GateStatus
 from sqla_jobs.queries.limits import keeps_others_waiting
-from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.queries.processes import age_of, is_alive
+from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.rules.fitting import Takes
-from sqla_jobs.rules.limits import described
+from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gate, titled
 from sqla_jobs.rules.outcomes import EXPIRY, RunOutcome
 from sqla_jobs.rules.redaction import is_erased, parse
 from sqla_jobs.rules.wording import Count, duration, moment, plural, they_are
@@ -35,6 +38,8 @@ from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = sa.literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", sa.Boolean)
 """True if the current transaction wrote the current version of the row."""
+_NAMED = 3
+"""The maximum number of jobs named in a sentence."""
 _AHEAD = 3600.0
 """The minimum wait, in seconds, for `why` to mention that a job keeps its unique key."""
 
@@ -42,13 +47,13 @@ _AHEAD = 3600.0
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     """Return the reasons why a job is waiting, or its outcome, as sentences. Raises `UnknownJob`."""
     row = _read(session, jobs, id_of(session, job))
-    return [*_reasons(session, jobs, row), *_losses(row), *_expiry(row)]
+    return [*_reasons(session, jobs, row), *_expiry(row)]
 
 
 def _reasons(session: Session, jobs: Jobs[Any], row: Any) -> list[str]:
     match row.state:
         case JobState.queued:
-            held_up = [*_held_up(session, jobs, row), *_refused(session, jobs, row), *behind_gates(session, jobs, row)]
+            held_up = [*_held_up(session, jobs, row), *_refused(session, jobs, row), *_behind_gates(session, jobs, row)]
             return held_up or [*_next_in_line(session, jobs, row)]
         case JobState.scheduled:
             wait = read_wait(session, jobs, row.id, row.run_at)
@@ -76,7 +81,6 @@ def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
         sa.cast(job.args, sa.Text).label("args_text"),
         sa.func.clock_timestamp().label("now"),
         keeps_others_waiting(jobs._models).label("keeps_others_waiting"),
-        lost_in_a_row(jobs._models).label("lost_in_a_row"),
         sa.func.coalesce(_IS_MINE, False).label("is_uncommitted"),
         of_job.label("has_begun"),
         of_job.where(run.c.error_type == EXPIRY.type).label("has_expired"),
@@ -115,15 +119,6 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
             yield f"Its last run put it off: {error[:1000]}."
     else:
         yield f"It is not due before {when}."
-
-
-def _losses(row: Any) -> Iterator[str]:
-    """Yield how often the job has lost its process in a row, if it counts that apart from its attempts."""
-    if row.max_lost is not None and row.lost_in_a_row:
-        yield (
-            f"It has lost its process {row.lost_in_a_row} of {plural(row.max_lost, 'time')} in a row. "
-            "These runs use no attempt."
-        )
 
 
 def _expiry(row: Any) -> Iterator[str]:
@@ -168,7 +163,7 @@ def _of_key(row: Any, *, is_in_step: bool) -> Iterator[str]:
 def _of_checks(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """Yield what the checks find out about the job."""
     look = Look(session, jobs, job_id=row.id, queue="" if row.state == JobState.blocked else row.queue)
-    yield from (reason for check in CHECKS if check.why for reason in check.reasons(look))
+    yield from (reason for check in CHECKS if check.is_of_job for reason in check.reasons(look))
 
 
 def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -186,20 +181,12 @@ def _misfits(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
     takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, shown in workers if shown is not None}
     misfits = {who: one for who, one in takes.items() if one is not None and not one.fits(given)}
-    if misfits:
-        yield _unfit(given, misfits, len(workers) - len(misfits))
-
-
-def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> str:
-    who, takes = next(iter(misfits.items()))
-    also = f", nor of {plural(len(misfits) - 1, 'other')}" if misfits.keys() - {who} else ""
-    said = f"Its arguments ({', '.join(sorted(given))}) do not fit the code of {who}, which takes ({takes}){also}"
-    if others:
-        return f"{said}: another one takes it."
-    return (
-        f"{said}: start a worker with the code that enqueued it, or give new parameters a default. Else the attempt "
-        "fails after a minute."
-    )
+    for who, wrong in islice(misfits.items(), 1):
+        fit = len(workers) - len(misfits)
+        yield (
+            f"Its arguments ({', '.join(sorted(given))}) do not fit the code of {who}, which takes ({wrong}); "
+            f"{they_are(fit, 'worker')} alive whose code they fit. Without one, the attempt fails after a minute."
+        )
 
 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
@@ -298,5 +285,80 @@ def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:
         return f"It {how} {when}".rstrip() + "." + erased
     said = f"It failed {when} after {plural(row.attempt, 'attempt')}."
     if row.keeps_others_waiting:
-        return f"{said} It keeps the key {described(row.ordered_by)}: {decide(row.id)}."
+        return f"{said} It keeps the key {described(row.ordered_by)}: {_decide(row.id)}."
     return said + (erased or f" `sqla-jobs retry {row.id}` runs it again.")
+
+
+def _decide(job_id: int) -> str:
+    """Return the remedy if the other jobs of a key wait because this job has failed."""
+    return f"`sqla-jobs retry {job_id}` runs it again, `sqla-jobs cancel {job_id}` lets the next one start"
+
+
+def _behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
+    """Yield the reasons why a queued job may not start now: full limits, and the order of its key.
+
+    `job` is a row of the jobs table, with its arguments as `args_text`.
+    """
+    gates = _gates(session, jobs, job)
+    queries = Queries(jobs._models)
+    states = queries.gate_statuses(session, [*gates, f"@{job.queue}"], _NAMED)
+    full = [state for state in states if state.is_full]
+    order = ordered_gate(gates)
+    if order is not None and all(state.gate != order for state in full):
+        head = queries.head_of_key(session, order)
+        if head is not None and head != job.id:
+            yield _behind(session, jobs, order, head)
+    for state in full:
+        yield _full(session, jobs, state)
+
+
+def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
+    """Return the gates that the job has, and those that a worker would add before starting it."""
+    found = dict.fromkeys(job.gates or ())
+    names: Sequence[str] = [job.task]
+    if (task := jobs.tasks.get(job.task)) is not None:
+        names = [task._declaration.name, *task._declaration.aliases]
+        found |= dict.fromkeys(task._declaration.gates_beside(job.args_text, job.gates or ()))
+    limit: Any = jobs.Limit
+    by_operators = sa.select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
+    return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]
+
+
+def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
+    key = described(order)
+    state = ask(session, jobs, sa.select(jobs.Job.state).where(jobs.Job.id == head)).scalar()
+    if state == JobState.failed:
+        return f"Job {head} failed and keeps the key {key} until it is retried or cancelled: {_decide(head)}."
+    return f"The jobs of {key} start in their order, and job {head} is before it: see `sqla-jobs show {head}`."
+
+
+def _full(session: Session, jobs: Jobs[Any], state: GateStatus) -> str:
+    name = titled(state.gate)
+    if state.most == 0:
+        return f"The {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
+    if state.since is None:
+        holders = ", ".join(map(str, state.holders))
+        more = ", …" if state.used > len(state.holders) else "."
+        return (
+            f"The {name} is full: of at most {plural(state.most, 'job')} at once, {state.used:,} run: {holders}{more}"
+        )
+    used, most, per = state.used, state.most, state.per
+    if state.close is not None:
+        used, most, per = int(state.close[0]), int(state.close[0]), state.close[1]
+    taken = f"{used:,} of at most {plural(most, 'start')} in {duration(per)} are taken"
+    next_at = state.next_at
+    when = "" if next_at is None else f"; the next one is possible at {moment(next_at)}, in {duration(state.next_in)}"
+    eaten = read_eaten(session, jobs, state.gate, state.since)
+    return f"The {name} is used up: {taken}{when}.{'' if eaten is None else f' {eaten}.'}"
+
+
+def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
+    rows = read_limits(session, jobs, jobs.Limit.gate.in_([gate, gate.partition("=")[0] + "="]))
+    row = max((one for one in rows if one.is_closed), key=lambda one: len(one.gate), default=None)
+    if row is None or row.set_at is None:
+        return f"code declares 0; `sqla-jobs limit set {named_on_command_line(gate)}` overrides that"
+    reason = f" ({row.set_reason:.200})" if row.set_reason else ""
+    command = f"sqla-jobs limit clear {named_on_command_line(row.gate)}"
+    return (
+        f"{row.set_by or 'an operator'} set it to 0 at {moment(row.set_at)}{reason}; `{command}` removes that override"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -12,7 +12,6 @@ from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.monitoring.finding import ask, readable
-from sqla_jobs.queries.losses import lost_in_a_row
 from sqla_jobs.rules import json_text
 from sqla_jobs.rules.redaction import ERASED, HIDDEN, NOTHING, Secrets, is_erased, parse
 
@@ -96,8 +95,6 @@ class ShownJob:
     progress_message: str | None
     own: dict[str, Any]
     """The columns that the application's job class adds."""
-    lost_in_a_row: int | None = None
-    """The number of the last runs that were lost; None for a job without `max_lost`. Only `read_job` counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +134,7 @@ def read_job(session: Session, jobs: Jobs[Any], job_id: int) -> ShownJob:
     found = read_jobs(session, jobs, jobs.Job.id == job_id, most=1)
     if not found:
         raise UnknownJob(f"there is no job {job_id}; it may have been deleted, or pruned some time after it ended")
-    if found[0].row.max_lost is None:
-        return found[0]
-    lost = ask(session, jobs, sa.select(lost_in_a_row(jobs._models)).where(jobs.Job.id == job_id)).scalar()
-    return replace(found[0], lost_in_a_row=lost)
+    return found[0]
 
 
 def read_runs(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from sqla_jobs.monitoring.check import LOOKED_AT, Check, Look, Rows
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.rules.outcomes import KEY_MISSING, MISFIT
@@ -39,9 +42,8 @@ _UNCLAIMED = f"""
     WHERE paused_at IS NOT NULL OR is_unknown OR NOT is_declared
     GROUP BY task, own, is_declared, paused_at, paused_until, pause_reason ORDER BY task"""
 """The tasks of the first waiting jobs that are paused, undeclared, or unknown to all live workers of the queue."""
-_PAUSED = "it is paused{paused_until:moment| until }{pause_reason:.200| (|)}"
-_PAUSED_SINCE = (
-    " has been paused since {paused_at:moment}{paused_by:| by }{paused_until:moment| until }{pause_reason:.200| (|)}; "
+_PAUSED = (
+    "it is paused since {paused_at:moment}{paused_by:| by }{paused_until:moment| until }{pause_reason:.200| (|)}, with "
 )
 
 
@@ -53,51 +55,49 @@ def _unserved_queues(look: Look) -> Rows:
             yield {**row, "near": near[0] if near else "QUEUE"}
 
 
-def _unknown_tasks(look: Look) -> Rows:
-    rows = (row for row in look.rows(_UNCLAIMED) if row["is_declared"] and row["is_unknown"])
-    return (row for row in rows if look.is_of_job or row["paused_at"] is None)
+def _unclaimed(is_meant: Callable[[Any], bool]) -> Callable[[Look], Rows]:
+    """Find tasks of which `is_meant` holds. `doctor` leaves out those that are paused."""
 
+    def rows(look: Look) -> Rows:
+        return (row for row in look.rows(_UNCLAIMED) if is_meant(row) and (look.is_of_job or row["paused_at"] is None))
 
-def _undeclared_tasks(look: Look) -> Rows:
-    rows = (row for row in look.rows(_UNCLAIMED) if not row["is_declared"])
-    return (row for row in rows if look.is_of_job or row["paused_at"] is None)
+    return rows
 
 
 _CLOCKS = """
     SELECT * FROM (
-      SELECT count(*) AS enabled, $age(min(next_run_at)) AS late, EXISTS (
-        SELECT FROM $processes AS process WHERE kind = 'clock' AND $alive(process)) AS has_clock
+      SELECT count(*) AS enabled, nullif(greatest($age(min(next_run_at)), 0), 0) AS late, (
+        SELECT count(*) FROM $processes AS process WHERE kind = 'clock' AND $alive(process)) AS clocks
       FROM $schedules WHERE enabled) AS schedules
-    WHERE enabled > 0 AND """
+    WHERE enabled > 0 AND (clocks = 0 OR late > :late)"""
 
 WORK = (
     Check(
         name="unclaimed tasks",
         about="task {task:.200}",
-        rows=_undeclared_tasks,
+        rows=_unclaimed(lambda row: not row["is_declared"]),
         says=f"this application does not declare it, and {{number:they_are job/{LOOKED_AT}}} waiting for it"
         "{task:did_you_mean}",
         remedy="deploy the code that declares it; or add its name to aliases=[…] of the task that replaces it, if that "
         "takes the same arguments, and else declare a task with the old name that calls the new one; or cancel its "
         "jobs: sqla-jobs cancel --task {task:.200}",
-        why="Only a worker whose code declares it takes the job: this application does not declare the task "
-        "{task!r:.200}{task:did_you_mean}",
+        is_of_job=True,
     ),
     Check(
         name="paused tasks",
         about="task {task:.200}",
         rows=lambda look: (row for row in look.rows(_UNCLAIMED) if row["paused_at"] is not None),
-        says=_PAUSED + f", with {{number:plural job/{LOOKED_AT}}} waiting",
-        remedy="sqla-jobs resume --task {own:.200}",
-        why="The task {own!r:.200}" + _PAUSED_SINCE + "`sqla-jobs resume --task {own:.200}` resumes it",
+        says=_PAUSED + f"{{number:plural job/{LOOKED_AT}}} waiting",
+        remedy="`sqla-jobs resume --task {own:.200}` resumes it",
+        is_of_job=True,
     ),
     Check(
         name="paused queues",
         about="queue {name}",
         rows=lambda look: (row for row in look.rows(_QUEUES) if row["paused_at"] is not None),
-        says=_PAUSED + f", with {{number:plural job/{COUNTED}}} waiting",
-        remedy="sqla-jobs resume {name}",
-        why="The queue {name!r}" + _PAUSED_SINCE + "`sqla-jobs resume {name}` resumes it",
+        says=_PAUSED + f"{{number:plural job/{COUNTED}}} waiting",
+        remedy="`sqla-jobs resume {name}` resumes it",
+        is_of_job=True,
     ),
     Check(
         name="workers",
@@ -119,15 +119,15 @@ WORK = (
         says=f"no live worker serves it, and {{number:they_are job/{COUNTED}}} waiting",
         remedy="start a worker with --queues {name}; or move its jobs to a queue that is served: "
         "sqla-jobs change --queue {name} --to {near}",
-        why="No live worker serves queue {name!r}: start one with `--queues {name}`",
+        is_of_job=True,
     ),
     Check(
         name="unclaimed tasks",
         about="task {task:.200}",
-        rows=_unknown_tasks,
+        rows=_unclaimed(lambda row: row["is_declared"] and row["is_unknown"]),
         says=f"no live worker of its queue knows it, and {{number:they_are job/{LOOKED_AT}}} waiting for it",
         remedy="start workers with the code that declares it: the live ones are older, or of another application",
-        why="No live worker that serves queue {queue!r} knows the task {task!r:.200}: start one whose code declares it",
+        is_of_job=True,
     ),
     Check(
         name="stalled processes",
@@ -171,16 +171,11 @@ WORK = (
     Check(
         name="clocks",
         about="schedules",
-        rows=_CLOCKS + "NOT has_clock",
-        says="no clock is alive, and {enabled:they_are schedule} enabled",
-        remedy="start one: python -m sqla_jobs.clock MODULE:ATTR, or a worker without --no-clock",
-    ),
-    Check(
-        name="clocks",
-        about="schedules",
-        rows=_CLOCKS + "has_clock AND late > :late",
-        says="one is overdue by {late:duration}, though a clock is alive",
-        remedy="read the clock's log",
+        rows=_CLOCKS,
+        says="{enabled:they_are schedule} enabled, with {clocks:plural live clock}"
+        "{late:duration|, and the first is overdue by }",
+        remedy="start a clock: python -m sqla_jobs.clock MODULE:ATTR, or a worker without --no-clock; or read the log "
+        "of the one that is alive",
     ),
     Check(
         name="schedules of undeclared tasks",

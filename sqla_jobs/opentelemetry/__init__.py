@@ -14,7 +14,6 @@ except ModuleNotFoundError as _error:
         name=_error.name,
     ) from None
 
-from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.opentelemetry.metrics import Metrics
 from sqla_jobs.opentelemetry.spans import Spans
 from sqla_jobs.tasks.hooks import RunEvent
@@ -41,15 +40,8 @@ def instrument(
 
     The global propagator writes the trace context into the jobs' headers and reads it from there. An enqueue's metrics
     are recorded after its commit. Call `instrument` where `jobs` is created, so that workers call it, too. A second
-    call replaces the first. Raises `ConfigurationError` for arguments of other types.
+    call replaces the first.
     """
-    from sqla_jobs.jobs import Jobs
-
-    _check("jobs", jobs, "a Jobs", fits=isinstance(jobs, Jobs))
-    _check("parent", parent, "True or False", fits=isinstance(parent, bool))
-    for name, of, provider in (("tracer", "get_tracer", tracer_provider), ("meter", "get_meter", meter_provider)):
-        fits = provider is None or callable(getattr(provider, of, None))
-        _check(f"{name}_provider", provider, f"a {name.title()}Provider of OpenTelemetry, or None", fits=fits)
     is_first = jobs._hooks.tracing is None
     jobs._hooks.tracing = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
     if not is_first:
@@ -62,11 +54,6 @@ def instrument(
     @jobs.on("lost", "failed", "retried", "cancelled")
     def ended_elsewhere(event: RunEvent) -> None:
         _spans(jobs).ended_elsewhere(event)
-
-
-def _check(what: str, given: object, wanted: str, *, fits: bool) -> None:
-    if not fits:
-        raise ConfigurationError(f"{what} must be {wanted}, got {given!r:.60}")
 
 
 def _spans(jobs: Jobs[Any]) -> Spans:

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from opentelemetry.metrics import MeterProvider, get_meter
 
-from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
 from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure
 from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.run_context import RunContext
+
+NAME = "sqla_jobs"
+SCHEMA = "https://opentelemetry.io/schemas/1.36.0"
+"""The version of the semantic conventions whose names are used here."""
+
+
+@lru_cache(maxsize=1024)
+def attributes_of(operation: str, queue: str, task: str, outcome: str = "", error: str = "") -> Mapping[str, str]:
+    """Return the attributes of spans and metrics."""
+    attributes = {
+        "messaging.system": NAME,
+        "messaging.operation.type": operation,
+        "messaging.operation.name": operation,
+        "messaging.destination.name": queue,
+        "sqla_jobs.task": task,
+    }
+    if outcome:
+        attributes["sqla_jobs.outcome"] = outcome
+    if error:
+        attributes["error.type"] = error
+    return attributes
+
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """Bucket boundaries in seconds, from the semantic conventions."""

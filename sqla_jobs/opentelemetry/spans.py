@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache, partial
-from typing import NamedTuple, cast
+from functools import partial
+from typing import cast
 
 import sqlalchemy as sa
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.baggage import get_all, set_baggage
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, set_span_in_context
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_commit
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.opentelemetry.metrics import Metrics
-from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
+from sqla_jobs.opentelemetry.metrics import NAME, SCHEMA, Metrics, attributes_of
 from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure, Outcome, type_name
 from sqla_jobs.tasks.hooks import LONGEST, RunEvent
@@ -99,12 +97,15 @@ class Spans:
         context = contexts.get_current()
         if not headers:
             return context, ()
-        sent = carried(propagate.get_global_textmap(), frozenset(headers.items()))
-        for name, value in sent.baggage.items():
+        sent = propagate.extract(dict(headers), Context())
+        for name, value in get_all(sent).items():
             context = set_baggage(name, value, context)
-        if self._is_parent and sent.links:
-            return set_span_in_context(sent.span, context), ()
-        return context, sent.links
+        span = trace.get_current_span(sent)
+        if not span.get_span_context().is_valid:
+            return context, ()
+        if self._is_parent:
+            return set_span_in_context(span, context), ()
+        return context, (Link(span.get_span_context()),)
 
     def _start_span(
         self, run: RunContext | RunEvent, context: Context, links: Sequence[Link], start_time: int | None = None
@@ -165,22 +166,3 @@ def _record_failure(span: Span, failure: Failure) -> None:
     if failure.traceback:
         exception["exception.stacktrace"] = failure.traceback
     span.add_event("exception", exception)
-
-
-class Carried(NamedTuple):
-    """The enqueue's context, from the headers of a job."""
-
-    span: Span
-    """The span of the enqueue."""
-    links: Sequence[Link]
-    """A link to the span of the enqueue; empty if the headers name no span."""
-    baggage: Mapping[str, object]
-
-
-@lru_cache(maxsize=1024)
-def carried(propagator: TextMapPropagator, headers: frozenset[tuple[str, str]]) -> Carried:
-    """Extract the context from headers. The result is cached, since the jobs in a batch have equal headers."""
-    context = propagator.extract(dict(headers), Context())
-    span = trace.get_current_span(context)
-    found = span.get_span_context()
-    return Carried(span, (Link(found),) if found.is_valid else (), get_all(context))

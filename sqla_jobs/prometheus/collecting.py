@@ -31,7 +31,7 @@ class MetricsCollector(Collector):
         figures = self._source.figures()
         if any(figures.values()) or self._source.can_ask():
             of_each = {name: self._of(one) for name, one in figures.items()}
-            yield from of_each[""] if "" in of_each else _merged("shard", of_each)
+            yield from of_each[""] if "" in of_each else _merged(of_each)
         for origin in sorted({origin for one in figures.values() if one is not None for origin in one.running}):
             self._runs.add(origin)  # from the next scrape on, its `lost` is 0, so that a loss is an increase
 
@@ -45,26 +45,11 @@ class MetricsCollector(Collector):
         yield from of_figures(_NOTHING, Labels(), Labels(), Labels())
 
 
-class NamedCollectors(Collector):
-    """Merges the metrics of several applications into one set of families, labeled by application."""
-
-    def __init__(self, collectors: Mapping[str, MetricsCollector]) -> None:
-        self._collectors = dict(collectors)
-
-    def collect(self) -> Iterable[Metric]:
-        """Return all metrics."""
-        return _merged("application", {name: one.collect() for name, one in self._collectors.items()})
-
-    def describe(self) -> Iterable[Metric]:
-        """Return the names of the metrics for a registry, without reading the source."""
-        return _merged("application", {name: one.describe() for name, one in self._collectors.items()})
-
-
-def _merged(label: str, of_each: Mapping[str, Iterable[Metric]]) -> Iterable[Metric]:
-    """Return one set of families, with the names in `of_each` as a label."""
+def _merged(of_each: Mapping[str, Iterable[Metric]]) -> Iterable[Metric]:
+    """Return one set of families, with the names in `of_each` as the label `shard`."""
     families: dict[str, Metric] = {}
     for name, metrics in of_each.items():
         for metric in metrics:
             family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
-            family.samples += [one._replace(labels={label: name, **one.labels}) for one in metric.samples]
+            family.samples += [one._replace(labels={"shard": name, **one.labels}) for one in metric.samples]
     return families.values()

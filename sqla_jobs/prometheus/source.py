@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.metrics import ByShard
+from sqla_jobs.runtime.metrics import ByShard, Cached, Figures
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -18,6 +19,8 @@ KEPT = 10.0
 """Seconds for which figures are cached, so that scrapes do not load the database."""
 PATIENCE = 5.0
 """Seconds that a scrape waits for the database."""
+_OF_SEVERAL = 1.0
+"""Seconds that it waits for each of several databases: one that is away must not keep the others' figures."""
 
 
 class Source(Protocol):
@@ -44,17 +47,25 @@ class JobsSource:
     """An application's database, and the application's workers in this process."""
 
     def __init__(self, jobs: Jobs[Any]) -> None:
-        from sqla_jobs.monitoring.figures import CachedFigures
-
+        self._jobs = jobs
         self._counters = jobs._counters
         self._counters.is_wanted = True
-        self._figures = CachedFigures(jobs, seconds=KEPT, patience=PATIENCE)
+
+    @cached_property
+    def _figures(self) -> dict[str, Cached[Figures]]:
+        from sqla_jobs.monitoring.figures import read_briefly
+
+        shards = {name: self._jobs.shard(name) for name in self._jobs.shards}
+        return {
+            name: Cached(partial(read_briefly, one), seconds=KEPT, patience=_OF_SEVERAL if shards else PATIENCE)
+            for name, one in (shards or {"": self._jobs}).items()
+        }
 
     def totals(self) -> Totals:
         return self._counters.totals()
 
     def figures(self) -> ByShard:
-        return self._figures.get()
+        return {name: cached.get() for name, cached in self._figures.items()}
 
     def can_ask(self) -> bool:
         return True

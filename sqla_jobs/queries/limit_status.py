@@ -16,7 +16,6 @@ _COUNTED = 10_000
 """The maximum number of running jobs to count behind a gate. At most twice as many waiting jobs are counted."""
 _GROUPS = 1_000
 """The maximum number of groups of waiting jobs to look at."""
-_ALL = 1_000_000_000
 
 
 class GateStatus(NamedTuple):
@@ -119,16 +118,12 @@ class WaitingGroups(Statement):
     text: ClassVar[str] = read("waiting_groups")
     pieces: Pieces = MappingProxyType({"waiting": "$jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"})
 
-    def __call__(self, connection: SqlConnection, *, exact: bool = False) -> list[WaitingGroup]:
-        """Return at most `_GROUPS` groups.
-
-        If there are more, `is_least` is set for the last group. With `exact`, return all groups, with exact counts.
-        """
-        groups, counted = (_ALL, _ALL**2) if exact else (_GROUPS, 2 * _COUNTED)
-        rows = self._rows(connection, {"groups": groups, "counted": counted})
-        most = max(1, counted // max(1, len(rows)))
+    def __call__(self, connection: SqlConnection) -> list[WaitingGroup]:
+        """Return at most `_GROUPS` groups. If there are more, `is_least` is set for the last group."""
+        rows = self._rows(connection, {"groups": _GROUPS, "counted": 2 * _COUNTED})
+        most = max(1, 2 * _COUNTED // max(1, len(rows)))
         return [
-            WaitingGroup(gates, min(count, most), is_least=count > most or place == groups)
+            WaitingGroup(gates, min(count, most), is_least=count > most or place == _GROUPS)
             for place, (gates, count) in enumerate(rows, 1)
         ]
 

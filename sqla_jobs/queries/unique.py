@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, lru_cache
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import HAS_LIVE_KEY, LIVE, NOT_RUNNING
+from sqla_jobs.models.types import HAS_LIVE_KEY, NOT_RUNNING
 from sqla_jobs.queries.expressions import message
 from sqla_jobs.queries.values import TIMES
 from sqla_jobs.rules.unique import Unique
@@ -93,47 +93,26 @@ class UniqueJobs:
         """Insert jobs that are not unique, given their arguments (JSON). Return their ids, in order."""
         return [row.id for row in self._put(self.statements.inserts[False], ((None, args) for args in jobs))]
 
-    def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """Insert as `insert` does, and replace each waiting job that has a key and was never started.
+    def change(self, jobs: Mapping[str, str], *, has_begun: bool) -> list[tuple[Holder, bool]]:
+        """Insert as `insert` does, and replace each waiting job that has a key. Return if each job is new, too.
 
-        Other jobs that have a key are locked but not changed. The statement waits for locks on these jobs. For each
-        job, also return whether the job is new.
+        Other jobs that have a key are locked but not changed. The statement waits for locks on these jobs. Without
+        `has_begun`, jobs that have been started stay unchanged, too. With it, the caller has locked the jobs, and knows
+        that they have no steps.
         """
-        return _with_flags(self._put(self.statements.change, jobs.items()))
+        rows = self._put(self.statements.change[has_begun], jobs.items())
+        return [(Holder(*holder), is_new) for *holder, is_new in rows]
 
-    def change_held(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """Insert as `change` does, and also change waiting jobs that have been started.
-
-        The caller has locked these jobs, and knows that they have no steps.
-        """
-        return _with_flags(self._put(self.statements.change_held, jobs.items()))
-
-    def taken(self, keys: Collection[str]) -> dict[str, tuple[Holder, bool]]:
+    def hold(self, keys: Collection[str]) -> dict[str, Holder]:
         """Return, by key, the job that has the key: the live job, or else the job of the current period.
 
-        With each job, return whether this or another job with the key was created in the current period.
+        The jobs that wait are locked, so that none starts before the caller commits. One that has begun to run since is
+        left out. The jobs are locked in the order in which inserts lock them, so that two callers do not deadlock.
         """
-        by_key: dict[str, tuple[Holder, bool]] = {}
-        for holder, is_of_period in self._found(self.statements.taken, {"keys": list(keys)}):
-            by_key[holder.key] = holder, is_of_period or holder.key in by_key
-        return by_key
-
-    def hold(self, ids: Sequence[int], *, skip_locked: bool) -> list[Holder]:
-        """Lock the jobs that are still waiting, so that none starts before the caller commits.
-
-        If the policy may change jobs, lock running jobs, too. The jobs are locked in the order in which inserts lock
-        them, so that two callers do not deadlock.
-        """
-        held = self.statements.held.with_for_update(**self.statements.lock, skip_locked=skip_locked)
-        return [holder for holder, _ in self._found(held, {"ids": list(ids)})]
-
-    def begun(self, ids: Sequence[int]) -> list[Holder]:
-        """Return the jobs in `ids` that are running, or have run and ended."""
-        return [holder for holder, _ in self._found(self.statements.begun, {"ids": list(ids)})]
-
-    def have_steps(self, ids: Sequence[int]) -> set[int]:
-        """Return the jobs in `ids` that have stored steps. The caller has locked them, so that no step is added."""
-        return set(self._execute(self.statements.have_steps, {"ids": list(ids)}).scalars()) if ids else set()
+        taken = self._found(self.statements.taken, keys=list(keys)) if keys else {}
+        waiting = [one.id for one in taken.values() if one.state in NOT_RUNNING]
+        held = self._found(self.statements.held, ids=waiting) if waiting else {}
+        return {key: one for key, one in taken.items() if one.state not in NOT_RUNNING} | held
 
     def give_up(self, keys: Collection[str]) -> list[str]:
         """Remove these keys from jobs that are running or have stored steps. The caller has locked the jobs.
@@ -153,8 +132,8 @@ class UniqueJobs:
             f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, sa.ColumnElement)
         }
 
-    def _found(self, statement: Any, parameters: dict[str, Any]) -> list[tuple[Holder, bool]]:
-        return _with_flags(self._execute(statement, parameters))
+    def _found(self, statement: Any, **parameters: Any) -> dict[str, Holder]:
+        return {holder.key: holder for holder in map(Holder._make, self._execute(statement, parameters))}
 
     def _as_row(self, key: str | None, args: str) -> str:
         gates = {} if self.gates_of is None else self.gates_of(args)
@@ -168,17 +147,13 @@ class UniqueJobs:
         return session.connection(bound).execute(statement, parameters)
 
 
-def _with_flags(rows: Iterable[Any]) -> list[tuple[Holder, bool]]:
-    return [(Holder(*holder), flag) for *holder, flag in rows]
-
-
 def statements_for(models: Models[Any], policy: Unique, values: Mapping[str, Any], *, gated: bool) -> Statements:
     """Return the statements for jobs with values in these columns.
 
     The statements are built once unless a value is an expression.
     """
     delayed = tuple(name for name in TIMES if isinstance(values.get(name), timedelta))
-    shape = models, (policy.replaces, policy.max_delay, policy.per), tuple(values), delayed, gated
+    shape = models, (policy.max_delay, policy.per), tuple(values), delayed, gated
     if expressions := {name: value for name, value in values.items() if isinstance(value, sa.ColumnElement)}:
         return Statements(*shape, expressions)
     return _built(*shape)
@@ -193,14 +168,14 @@ class Statements:
     def __init__(
         self,
         models: Models[Any],
-        policy: tuple[bool, float | None, float | None],
+        policy: tuple[float | None, float | None],
         names: tuple[str, ...],
         delayed: tuple[str, ...],
         gated: bool,
         expressions: Mapping[str, sa.ColumnElement[Any]] | None = None,
     ) -> None:
         self.models: Models[Any] = models
-        self._replaces, self._max_delay, self._per = policy
+        self._max_delay, self._per = policy
         columns = sa.inspect(models.Job).columns
         self._given: dict[str, Any] = {name: sa.bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}
         for name in delayed:
@@ -229,18 +204,13 @@ class Statements:
         )
 
     @cached_property
-    def change(self) -> Any:
-        """Return a statement that inserts as `insert` does, and also changes waiting jobs that were never started.
+    def change(self) -> tuple[Any, Any]:
+        """Return two statements that insert as `insert` does, and also change waiting jobs.
 
-        Jobs that have been started may have steps. This statement's snapshot may be older than its lock on such a job,
-        so that only a later statement can look for them.
+        Jobs that have been started may have steps. The snapshot of a statement may be older than its lock on such a
+        job, so that only a later statement can look for them: the first one leaves these jobs unchanged.
         """
-        return self._change(self.models.Job.started_at.is_(None))
-
-    @cached_property
-    def change_held(self) -> Any:
-        """Return a statement that inserts as `insert` does, and also changes waiting jobs, started or not."""
-        return self._change(sa.true())
+        return self._change(self.models.Job.started_at.is_(None)), self._change(sa.true())
 
     def _change(self, where: sa.ColumnElement[bool]) -> Any:
         new, waits = self._insert.excluded, sa.and_(self.models.Job.state.in_(NOT_RUNNING), where)
@@ -250,42 +220,17 @@ class Statements:
     @cached_property
     def taken(self) -> Any:
         """Return a query for each key's job of the current period, followed by the key's live job."""
-        job = self.models.Job
-        is_of_period = sa.false() if self._per is None else job.unique_period.is_not_distinct_from(self._period)
-        return (
-            sa.select(*self._holder, is_of_period)
-            .where(job.unique_key == _KEYS, sa.or_(_IS_LIVE, sa.and_(job.unique_period.is_not(None), is_of_period)))
-            .order_by(_IS_LIVE)
-        )
+        job, is_taken = self.models.Job, _IS_LIVE
+        if self._per is not None:
+            is_taken = sa.or_(is_taken, sa.and_(job.unique_period.is_not(None), job.unique_period == self._period))
+        return sa.select(*self._holder).where(job.unique_key == _KEYS, is_taken).order_by(_IS_LIVE)
 
     @cached_property
     def held(self) -> Any:
-        """Return a query for the jobs that have a key and are still waiting.
-
-        If jobs may be changed, the query also finds running jobs.
-        """
-        job, states = self.models.Job, LIVE if self._replaces else NOT_RUNNING
-        wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
-        return sa.select(*self._holder, sa.true()).where(*wanted).order_by(job.unique_key.collate("C"))
-
-    @cached_property
-    def begun(self) -> Any:
-        """Return a query for the jobs that are running, or have run and ended."""
+        """Return a query that locks the jobs that have a key and are still waiting."""
         job = self.models.Job
-        return sa.select(*self._holder, sa.true()).where(
-            job.id == _IDS, job.state.in_(("running", "succeeded", "failed"))
-        )
-
-    @property
-    def lock(self) -> dict[str, bool]:
-        """Return the options of the row lock, for `with_for_update`."""
-        return {"key_share": True} if self._replaces else {"read": True}
-
-    @cached_property
-    def have_steps(self) -> Any:
-        """Return a query for the jobs that have stored steps."""
-        step = self.models.Step
-        return sa.select(step.job_id).where(step.job_id == _IDS).distinct()
+        wanted = (job.id == _IDS, job.state.in_(NOT_RUNNING), job.unique_key.is_not(None))
+        return sa.select(*self._holder).where(*wanted).order_by(job.unique_key.collate("C")).with_for_update(read=True)
 
     @cached_property
     def give_up(self) -> Any:

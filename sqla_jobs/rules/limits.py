@@ -228,30 +228,35 @@ SPLIT_REMEDY = (
 
 
 def gates_of(
-    task: str, limits: Sequence[Limit], fair_by: KeyOf | None, parameters: Mapping[str, Any], hidden: frozenset[str]
+    task: str,
+    titled: str,
+    limits: Sequence[Limit],
+    fair_by: KeyOf | None,
+    parameters: Mapping[str, Any],
+    hidden: frozenset[str],
 ) -> tuple[Gate, ...]:
     """Return the gates of a task, in the order in which its jobs list them: the most widely shared first.
 
     Raises `DeclarationError` for limits that the task cannot have.
     """
     if len(limits) > MOST_LIMITS:
-        raise DeclarationError(f"{task} has {len(limits)} limits; the maximum is {MOST_LIMITS}: combine some")
+        raise DeclarationError(f"{titled} has {len(limits)} limits; the maximum is {MOST_LIMITS}: combine some")
     for limit in limits:
-        _check_key(f"{task}: key", limit.key, parameters)
-    gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
+        _check_key(f"{titled}: key", limit.key, parameters)
+    gates = [_gate(titled, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
     if len({gate.row for gate in gates}) < len(gates):
-        raise DeclarationError(f"{task} has two limits of one kind and name: give one of them another name=")
+        raise DeclarationError(f"{titled} has two limits of one kind and name: give one of them another name=")
     if sum(gate.row.startswith("!") for gate in gates) > 1:
-        raise DeclarationError(f"{task} has two ordered limits, which would contradict each other: keep one")
+        raise DeclarationError(f"{titled} has two ordered limits, which would contradict each other: keep one")
     gates.sort(key=lambda gate: (gate.key is not None, gate.row))
     if fair_by is not None:
-        _check_key(f"{task}: fair_by", fair_by, parameters)
-        gates.append(_gate(task, None, "~", fair_by, task, hidden))
+        _check_key(f"{titled}: fair_by", fair_by, parameters)
+        gates.append(_gate(titled, None, "~", fair_by, task, hidden))
     return tuple(gates)
 
 
-def _gate(task: str, limit: Limit | None, kind: str, key: KeyOf | None, name: str, hidden: frozenset[str]) -> Gate:
-    check_limit_name(f"{task}: the name of a limit", name, error=DeclarationError)
+def _gate(titled: str, limit: Limit | None, kind: str, key: KeyOf | None, name: str, hidden: frozenset[str]) -> Gate:
+    check_limit_name(f"{titled}: the name of a limit", name, error=DeclarationError)
     keyed = "" if key is None else "="
     return Gate(f"{kind}{name}{keyed}", key, key is not None and may_show(key, hidden), limit)
 

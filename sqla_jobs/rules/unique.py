@@ -34,8 +34,8 @@ class Unique:
       the arguments, priority, queue and run_at of a waiting job.
     - `max_delay`: required with "replace": seconds or a timedelta, counted from the first enqueue. Replacements do not
       delay the job beyond it. With None, the delay is unlimited.
-    - `per`: seconds or a timedelta. Each period of this length allows one job, whatever its outcome. Periods follow the
-      server's clock and are aligned to 1970-01-01 UTC.
+    - `per`: seconds or a timedelta, not with "replace". Each period of this length allows one job, whatever its
+      outcome. Periods follow the server's clock and are aligned to 1970-01-01 UTC.
 
     Raises `DeclarationError` for invalid values.
     """
@@ -60,7 +60,6 @@ class Unique:
         *,
         on_conflict: Literal["replace"],
         max_delay: float | timedelta | None,
-        per: float | timedelta | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -83,6 +82,8 @@ class Unique:
                 f"max_delay={max_delay!r:.60} is only for on_conflict='replace', and on_conflict is "
                 f"{on_conflict!r}: leave it out, or write on_conflict='replace'"
             )
+        if on_conflict == "replace" and per is not None:
+            raise DeclarationError("per= is not for on_conflict='replace': write 'return' or 'raise', or leave it out")
         values = {
             "key": key if key is None or callable(key) else argument_names("key", key),
             "on_conflict": on_conflict,

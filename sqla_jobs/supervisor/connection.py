@@ -86,7 +86,7 @@ class ParentConnection:
         self._sending = threading.Lock()
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
-    def configured(self, defaults: dict[str, dict[str, Any]], shards: tuple[str, ...]) -> ChildSpec:
+    def configured(self, defaults: dict[str, Any], shards: tuple[str, ...]) -> ChildSpec:
         """Send what the application's code says. Return the spec with which the parent replies."""
         self.send(Configured(defaults, shards))
         return self.spec  # if the parent dies instead, so does this process

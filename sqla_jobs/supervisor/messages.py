@@ -57,7 +57,7 @@ def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
 class Configured:
     """To the parent, as the first message: what the application's code says. The answer is a `ChildSpec`."""
 
-    defaults: dict[str, dict[str, Any]]
+    defaults: dict[str, Any]
     """The options in the application's config, by command and name."""
     shards: tuple[str, ...]
     """The names of the databases that the application binds, if it binds several."""

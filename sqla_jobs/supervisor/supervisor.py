@@ -35,7 +35,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _LOOK = 0.1
 """Seconds between looks at the children."""
 
-Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
+Plan = Callable[[dict[str, Any]], tuple[ChildSpec, SupervisorOptions]]
 """Makes the children's spec and the parent's options from the options in an application's config."""
 
 
@@ -179,7 +179,7 @@ class Supervisor:
             case _:
                 crew.hear(child, message)
 
-    def _decide(self, crew: Crew, defaults: dict[str, dict[str, Any]], shards: tuple[str, ...]) -> None:
+    def _decide(self, crew: Crew, defaults: dict[str, Any], shards: tuple[str, ...]) -> None:
         """Make the children's spec from the config that the first child has sent. It serves the first of the databases.
 
         After each message, serve the databases that were added, and no longer serve those that were removed.

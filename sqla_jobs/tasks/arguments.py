@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 from collections import OrderedDict
@@ -12,18 +11,18 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, ClassVar, NotRequired, cast, get_origin
+from typing import Any, ClassVar, NotRequired, cast, get_args, get_origin
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import from_json, to_json
+from pydantic_core.core_schema import ErrorType
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows, row_in
-from sqla_jobs.tasks.error_paths import declared_kind, declared_path, field_names
+from sqla_jobs.tasks.entities import Entity, entity_of, refuse_rows
 from sqla_jobs.tasks.secret_type import holds_secret
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 from sqla_jobs.tasks.type_parts import parts_of
@@ -32,8 +31,9 @@ MAX_BYTES = 1024 * 1024
 _RETURN = "return plain JSON, or nothing"
 _ERRORS = 5
 """Maximum number of errors in one message."""
+_KINDS = frozenset[str](get_args(ErrorType))
 _PLAIN = (str, int, bool, str | None, int | None, bool | None)
-NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
 _CONFIG = ConfigDict(
     extra="forbid",
@@ -108,14 +108,8 @@ class Codec:
         if not self._is_plain:
             self._refuse_rows(checked)
         encoded = self._dump(checked)
-        if len(encoded) > MAX_BYTES:
-            raise ArgumentsError(
-                f"{self._task}: the arguments are {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are taken; "
-                "store the data and pass its key"
-            )
-        if b"\\u0000" in encoded and NUL.search(encoded):
-            culprit = next(name for name, value in checked.items() if NUL.search(self._dump({name: value})))
-            raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
+        if fault := too_much(encoded):
+            raise ArgumentsError(f"{self._task}: its JSON of arguments {fault}")
         if self._is_plain:
             try:
                 stored = from_json(encoded)
@@ -163,8 +157,8 @@ class Codec:
 
     @cached_property
     def field_names(self) -> frozenset[str]:
-        """The names of fields in the types of sensitive arguments. Raises the errors of `check`."""
-        return frozenset(field_names(self._adapter.core_schema, self._sensitive))
+        """The names of fields in the types of arguments. Raises the errors of `check`."""
+        return frozenset(_field_names(self._adapter.core_schema))
 
     def _where(self, name: str) -> str:
         return f"{self._task}: argument {name!r}"
@@ -185,32 +179,17 @@ class Codec:
 
     def _refuse_rows(self, checked: dict[str, Any]) -> None:
         for name, value in checked.items():
-            if (row := row_in(value)) is not None:
-                raise ArgumentsError(
-                    f"{self._where(name)}: a row of {row} is taken only as {row}, {row} | None or list[{row}]: "
-                    "pass keys"
-                )
-
-    def _refuse_secret(self, name: str, value: Any) -> None:
-        if isinstance(value, SecretStr | SecretBytes):
-            plain = "str" if isinstance(value, SecretStr) else "bytes"
-            raise ArgumentsError(
-                f"{self._where(name)}: a {type(value).__name__} is stored masked: annotate it as {plain}, with "
-                f"@jobs.task(sensitive=[{name!r}])"
-            )
+            refuse_rows(self._where(name), value, remedy="annotate it as one row or as a list of rows, or pass its key")
 
     def _refuse_changed(self, checked: dict[str, Any], encoded: bytes) -> None:
         try:
             back = self._adapter.validator.validate_json(as_jsonb(encoded))
         except pydantic.ValidationError as error:
-            for name, value in checked.items():
-                self._refuse_secret(name, value)
             raise self._unfit(error, "does not read back from JSON") from None
         except (ValueError, RecursionError):
             raise ArgumentsError(f"{self._task}: the arguments hold numbers too long for JSON") from None
         for name, value in checked.items():
             if not is_same(back[name], value):
-                self._refuse_secret(name, value)
                 raise ArgumentsError(
                     f"{self._where(name)}: the {type(value).__name__} does not read back from JSON as it was; "
                     "annotate the parameter with the exact type, or pass plain JSON"
@@ -221,7 +200,8 @@ class Codec:
         for item in error.errors(include_url=False, include_context=False, include_input=False):
             path, why = [str(part) for part in item["loc"]], item["msg"]
             if path and path[0] in self._sensitive:
-                path, why = declared_path(self._adapter.core_schema, item["loc"]), declared_kind(item["type"])
+                # all but the first part of the path may come from the value, and so may a kind of the application
+                path, why = path[:1], item["type"] if item["type"] in _KINDS else "custom_error"
             lines.append(f"{'.'.join(path) or 'what was given'} {cause}: {why}")
         more = f"; and {len(lines) - _ERRORS:,} more" if len(lines) > _ERRORS else ""
         return ArgumentsError(f"{self._task}: " + "; ".join(lines[:_ERRORS]) + more)
@@ -292,6 +272,27 @@ class Codec:
             f"{self._where(name)} is a row of the database, so the task takes a session to load it from: "
             f"def {self._task}(session: {kind}, …)"
         )
+
+
+def _field_names(schema: object) -> Iterator[str]:
+    """Yield the names of fields that the types in a core schema declare, at any depth."""
+    left: list[Any] = [schema]
+    while left:
+        node = left.pop()
+        match node:
+            case {"type": "typed-dict" | "model-fields", "fields": fields}:
+                for name, field in fields.items():
+                    yield from (name, field.get("serialization_alias", name))
+                left += [*fields.values(), node.get("extras_schema")]
+            case {"type": "dataclass-field", "name": name}:
+                yield from (name, node.get("serialization_alias", name))
+                left.append(node["schema"])
+            case dict():
+                left += node.values()
+            case list() | tuple():
+                left += node
+            case _:
+                pass
 
 
 class _Schema(GenerateJsonSchema):
@@ -392,15 +393,16 @@ def encode_result(value: Any) -> str | None:
         encoded = to_json(value, inf_nan_mode="constants", bytes_mode="base64")
         from_json(encoded, allow_inf_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
-        if inspect.iscoroutine(value):
-            value.close()  # otherwise Python would warn that it was never awaited
-            raise ArgumentsError(
-                f"it returned the coroutine {value.__qualname__}, which nothing awaits, so nothing of it ran: "
-                "declare the task with async def, and await it there"
-            ) from None
         raise ArgumentsError(f"the result, a {type(value).__name__}, is not JSON: {error}; {_RETURN}") from None
-    if len(encoded) > MAX_BYTES:
-        raise ArgumentsError(f"the result is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept; {_RETURN}")
-    if NUL.search(encoded):
-        raise ArgumentsError(f"the result holds a NUL character, which PostgreSQL cannot store; {_RETURN}")
+    if fault := too_much(encoded):
+        raise ArgumentsError(f"the result {fault}")
     return encoded.decode()
+
+
+def too_much(encoded: bytes) -> str | None:
+    """Return the reason why the JSON cannot be stored, or None if it can."""
+    if len(encoded) > MAX_BYTES:
+        return f"is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept: store the data and give its key"
+    if b"\\u0000" in encoded and _NUL.search(encoded):
+        return "holds a NUL character, which PostgreSQL cannot store"
+    return None

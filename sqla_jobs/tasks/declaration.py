@@ -275,7 +275,7 @@ def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[An
             raise DeclarationError(f"{titled}: {error}") from None
     sensitive |= secret
     codec = codec_of(name, signature, sensitive, encryption, secret)
-    gates = gates_of(name, _limits(given), given.get("fair_by"), parameters, sensitive)
+    gates = gates_of(name, titled, _limits(given), given.get("fair_by"), parameters, sensitive)
     opened = partial(encryption.arguments, secret) if secret else None
     unique = declared_rule(name, given.get("unique"), parameters, sensitive, opened)
     _check_delay(titled, given.get("delay"), unique)
@@ -319,55 +319,38 @@ def _limits(given: Mapping[str, Any]) -> Sequence[Limit]:
 def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
     """Return the data that jobs store about their `on_failure` task: enough to enqueue that task in SQL."""
     declaration = getattr(task, "_declaration", None)
-    if not isinstance(declaration, Declaration):
+    argument = _argument_for_an_id(declaration, job_class) if isinstance(declaration, Declaration) else None
+    is_task = hasattr(task, "options") and task._models.Job is job_class
+    if declaration is None or argument is None or not is_task or declaration.unique is not None:
         raise DeclarationError(
-            f"{name}: on_failure must be a task that takes the id of the failed job, declared before this one by "
-            f"@jobs.task, got {task!r:.80}"
-        )
-    if not hasattr(task, "options"):
-        raise DeclarationError(
-            f"{name}: on_failure={declaration.name}.options(…) would lose its options: give the task itself, and the "
-            f"options where that is declared, @jobs.task(queue=…)"
-        )
-    if task._models.Job is not job_class:
-        raise DeclarationError(
-            f"{name}: on_failure={declaration.name} is a task of another Jobs, and no worker of this one knows it: "
-            "declare it with the same jobs"
-        )
-    if declaration.unique is not None:
-        raise DeclarationError(
-            f"{name}: on_failure={declaration.name} is unique, and the statement that stores the failure makes no "
-            "unique key: leave unique= out of it, or have it enqueue the unique task"
-        )
-    parameters = declaration.signature.arguments.parameters.values()
-    required = [one.name for one in parameters if one.default is one.empty]
-    if len(required) != 1:
-        raise DeclarationError(
-            f"{name}: on_failure={declaration.name} must take one argument, the id of the failed job, such as "
-            f"def {declaration.name}(job_id: int); it takes {', '.join(required) or 'none'}"
-        )
-    if not _takes_an_id(declaration, required[0], job_class):
-        raise DeclarationError(
-            f"{name}: on_failure={declaration.name} gets the id of the failed job, an integer, as {required[0]}, which "
-            f"is annotated otherwise: write {required[0]}: int"
+            f"{name}: on_failure must be a task of the same jobs, without options(…) and without unique=, that takes "
+            f"one argument, the id of the failed job, such as def tell(job_id: int); got {task!r:.80}"
         )
     stored = ("queue", "priority", "max_attempts", "max_lost")
     values = {option: declaration.defaults[option] for option in stored if option in declaration.defaults}
     if gates := [gate.row for gate in declaration.gates if gate.key is None]:
         values["gates"] = gates  # a claim adds those whose key is made of the failed job's id
-    return {"task": declaration.name, "argument": required[0], **values}
+    return {"task": declaration.name, "argument": argument, **values}
 
 
-def _takes_an_id(declaration: Declaration, argument: str, job_class: type[Any]) -> bool:
-    """Return whether the argument is annotated as an int or a job, or with a name that is defined later."""
+def _argument_for_an_id(declaration: Declaration, job_class: type[Any]) -> str | None:
+    """Return the only required argument; None if there are more or none, or it is neither an int nor a job.
+
+    A name in its annotation may be defined later.
+    """
+    required, _ = declaration.signature.by_name
+    if len(required) != 1:
+        return None
+    [argument] = required
     try:
         declaration.codec.decode(json.dumps({argument: MAX_ID}))
         entity = declaration.codec.entities.get(argument)
     except ArgumentsError:
-        return False
+        return None
     except DeclarationError:
-        return True
-    return entity is None or (entity.mapper.class_ is job_class and not entity.many)
+        return argument
+    fits = entity is None or (entity.mapper.class_ is job_class and not entity.many)
+    return argument if fits else None
 
 
 def _lazy(name: str, lazy: bool, signature: Signature) -> bool:

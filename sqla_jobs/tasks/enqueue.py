@@ -28,11 +28,11 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.models.workflow_columns import BatchMixin
-from sqla_jobs.queries.values import PRIORITIES, TIMES, names
+from sqla_jobs.queries.values import TIMES, names
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
-from sqla_jobs.rules.value_checks import INSTANT, check_integer, check_moment, check_queue, check_seconds
+from sqla_jobs.rules.value_checks import INSTANT, check_moment, check_seconds
 from sqla_jobs.tasks.after import check_after
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import check_headers
@@ -105,7 +105,7 @@ class EnqueueOptions(TypedDict, total=False):
     """The policy for an enqueue whose key is taken. Without `unique_key`, the policy also makes the key."""
     headers: Annotated[Mapping[str, str] | None, PlainValidator(check_headers)]
     """At most 50 named texts for middleware and the run, separate from the task's arguments."""
-    columns: SkipValidation[Mapping[str, Any] | None]
+    columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
     after: SkipValidation[JobMixin | BatchMixin | Sequence[JobMixin | BatchMixin] | None]
     """The jobs and batches that must end before the job starts."""
@@ -145,29 +145,14 @@ def _fitting(job_class: type[Any], given: dict[str, Any]) -> dict[str, Any]:
         raise ArgumentsError(
             "after= and run_at=PARKED exclude each other: a job that waits for others starts after them; leave one out"
         )
-    if "columns" not in given:
-        return given
-    if not isinstance(given["columns"], Mapping):
-        raise ArgumentsError(
-            f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
-        )
-    own = columns_of(job_class).keys() - _LIBRARY_COLUMNS
-    for name in given["columns"]:
-        if name not in own:
-            raise ArgumentsError(
-                f"columns={{{name!r}: …}}: {job_class.__name__} has no such column of its own"
-                + (f"; it has {', '.join(sorted(own))}" if own else "; give Jobs(…, job_class=…) to add some")
-            )
+    if "columns" in given:
+        own = columns_of(job_class).keys() - _LIBRARY_COLUMNS
+        if unknown := sorted(given["columns"].keys() - own):
+            raise ArgumentsError(f"columns={unknown}: {job_class.__name__} has no such columns; its own: {sorted(own)}")
     return given
 
 
 _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"position"}
-
-
-def check_common(given: Mapping[str, Any]) -> None:
-    """Check the queue and the priority that a schedule or a change gives, if any. Raises `ArgumentsError`."""
-    check_queue(given.get("queue", "default"))
-    check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

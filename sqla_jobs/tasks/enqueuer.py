@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from itertools import chain, islice
-from types import MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -32,7 +31,6 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.after import Begun, Waiting
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.described import DescribedEnqueue, enqueue, enqueue_at_commit
 from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
@@ -84,7 +82,7 @@ class _Injected(Protocol[C, E_co]):
     def _without_injected(self, target: Callable[C, object], /) -> E_co: ...
 
 
-class _EnqueueOf(Generic[C]):
+class _EnqueueOf(Protocol[C]):
     """Selects the overload when `task.enqueue` is looked up, so that a call has only one signature.
 
     If `enqueue` itself were overloaded, a type checker would try each overload for a wrong call. It would accept the
@@ -102,13 +100,8 @@ class _EnqueueOf(Generic[C]):
         @overload
         def __get__(self, enqueuer: _Injected[..., E], owner: object = None, /) -> E: ...
 
-    def __get__(self, enqueuer: Any, owner: object = None, /) -> Any:
-        if enqueuer is None:
-            return enqueue
-        return enqueuer._without_injected(enqueue)  # only for type checkers
 
-
-class _EnqueueAtCommitOf(Generic[C]):
+class _EnqueueAtCommitOf(Protocol[C]):
     """Selects the overload when `task.enqueue_at_commit` is looked up, like `_EnqueueOf`."""
 
     @overload
@@ -123,29 +116,69 @@ class _EnqueueAtCommitOf(Generic[C]):
         @overload
         def __get__(self, enqueuer: _Injected[..., Any], owner: object = None, /) -> Callable[..., None]: ...
 
-    def __get__(self, enqueuer: Any, owner: object = None, /) -> Any:
-        return enqueue_at_commit if enqueuer is None else MethodType(enqueue_at_commit, enqueuer)
-
 
 class Enqueuer(Generic[C, J]):
     """Enqueues jobs of one task with some options. `options()` returns an `Enqueuer`, and each `Task` is one itself."""
 
-    enqueue: _EnqueueOf[C] = _EnqueueOf()
-    enqueue_at_commit: _EnqueueAtCommitOf[C] = _EnqueueAtCommitOf()
+    if TYPE_CHECKING:
+        enqueue: _EnqueueOf[C]
+        enqueue_at_commit: _EnqueueAtCommitOf[C]
 
-    def __init__(
-        self,
-        declaration: Declaration,
-        models: Models[J],
-        options: Mapping[str, Any],
-        described: DescribedEnqueue,
-        hooks: Hooks,
-    ) -> None:
+        @overload
+        def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
+        @overload
+        def _without_injected(
+            self, target: Callable[Concatenate[S, AsyncRunContext, P], object], /
+        ) -> Enqueue[P, J]: ...
+        @overload
+        def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
+        @overload
+        def _without_injected(self, target: Callable[Concatenate[AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
+        @overload
+        def _without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
+        def _without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]: ...
+
+    else:
+
+        def enqueue(self, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> J:
+            """Add a job of the task to the caller's session, and return it.
+
+            The job exists if and only if the caller's transaction commits; `enqueue` itself commits nothing.
+
+            - `session`: the `Session` or `scoped_session` of the caller.
+            - `*args`, `**kwargs`: the arguments of the task, by position or by name, without injected parameters.
+
+            Returns the job, pending like any object that was added. A job with a unique key is in the database already:
+            it is new, or it is the live job that has the key, as `is_new` says.
+
+            Raises `ArgumentsError`, having changed nothing, for a session that is missing or asynchronous, and for
+            arguments that do not fit the task or cannot be stored; `DeclarationError` if an annotation of the task
+            cannot be resolved; `JobExists` if `Unique(on_conflict="raise")` finds its key taken.
+            """
+            return self._add(session, args, kwargs)
+
+        def enqueue_at_commit(self, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> None:
+            """Add a job of the task in the last moment of the caller's transaction.
+
+            The job exists if and only if the caller's transaction commits; `enqueue_at_commit` itself commits nothing.
+
+            - `session`: the `Session` or `scoped_session` of the caller.
+            - `*args`, `**kwargs`: the arguments of the task, by position or by name, without injected parameters.
+
+            The jobs of a transaction are written after its last flush, in the order of their unique keys, so
+            transactions that enqueue the same keys in this way do not deadlock, and wait for each other only while they
+            commit. The last enqueue of a key in the transaction wins.
+
+            Raises `ArgumentsError` for arguments that do not fit, for `after=` and `batch=`, for the policy "raise",
+            and for a session with two-phase commits.
+            """
+            self._add_at_commit(session, args, kwargs)
+
+    def __init__(self, declaration: Declaration, models: Models[J], options: Mapping[str, Any], hooks: Hooks) -> None:
         self._declaration = declaration
         self._models = models
         self._options = options
         self._hooks = hooks
-        self._described = described
         self._unique = rule_for(declaration, options)
         self._waiting = Waiting(models, options) if options.keys() & {"after", "batch"} else None
         if self._waiting and self._waiting.is_after and self._unique and self._unique.policy.replaces:
@@ -162,24 +195,10 @@ class Enqueuer(Generic[C, J]):
         name = f"jobs.tasks[{declaration.name!r}]" if signature.is_lambda else signature.target.__name__
         return f"{name}.options(…)" if self._options else name
 
-    @overload
-    def _without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
-    @overload
-    def _without_injected(self, target: Callable[Concatenate[S, AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
-    @overload
-    def _without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
-    @overload
-    def _without_injected(self, target: Callable[Concatenate[AsyncRunContext, P], object], /) -> Enqueue[P, J]: ...
-    @overload
-    def _without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
-    def _without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
-        """Return `enqueue`, typed without the injected parameters."""
-        return MethodType(self._described.function, self)
-
     def _add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
         """Add a job to the caller's session, as `enqueue` does."""
         if not isinstance(session, Session):
-            session = any_session(session, lambda: self._call("enqueue", args, kwargs))
+            session = any_session(session, lambda: f"{self._written}.enqueue(session, …)")
         if self._hooks.tracing is None:
             return self._insert(session, args, kwargs, self._store)[0]
         with self._sending(session) as sending:
@@ -189,7 +208,7 @@ class Enqueuer(Generic[C, J]):
 
     def _add_at_commit(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add a job to the caller's session, as `enqueue_at_commit` does."""
-        into = any_session(session, lambda: self._call("enqueue_at_commit", args, kwargs))
+        into = any_session(session, lambda: f"{self._written}.enqueue_at_commit(session, …)")
         if self._waiting:
             raise ArgumentsError(
                 f"{self._declaration.name}: after= and batch= do not fit enqueue_at_commit: they need the job when "
@@ -363,13 +382,6 @@ class Enqueuer(Generic[C, J]):
                 self._waiting.end(session, begun, new)
             if ids is not None:
                 ids += new
-
-    def _call(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the text of a call with its arguments by name, for error messages."""
-        parameters = self._declaration.signature.arguments.parameters.values()
-        given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
-        named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
-        return f"{self._written}.{method}(session{''.join(named)})"
 
     def _sending(self, session: Session) -> AbstractContextManager[Sending, None]:
         if (tracing := self._hooks.tracing) is None:

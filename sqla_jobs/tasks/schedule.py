@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, PlainValidator, with_config
 from typing_extensions import TypedDict
 
-from sqla_jobs.errors import DeclarationError
+from sqla_jobs.errors import ConfigurationError, DeclarationError
 from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.rules.value_checks import DAY, check_name, check_seconds
 from sqla_jobs.tasks.declaration import Declaration
@@ -115,7 +115,10 @@ def declared(declaration: Declaration, cron: str, options: ScheduleOptions, bind
     defaults: dict[str, Any] = {"catch_up": "latest", "overlap": "allow", "jitter": 0.0, "enabled": True}
     defaults |= {option: declaration.defaults[option] for option in ("queue", "priority")}
     values = {option: given.get(option, default) for option, default in defaults.items()}
-    rule = Cron.parse(cron, given.get("timezone", "UTC"))
+    try:
+        rule = Cron.parse(cron, given.get("timezone", "UTC"))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the schedule of {declaration.titled}: {error}") from None
     one = Declared(given.get("name", declaration.name), rule, declaration, bind(dict(given.get("args", {}))), values)
     if declaration.codec.is_resolvable:  # otherwise a name is defined later, and the clock checks the arguments
         one.row()

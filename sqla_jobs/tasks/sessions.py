@@ -77,14 +77,7 @@ def _refusal(session: object, call: str) -> ArgumentsError:
     if not _is_async_session(session):
         return ArgumentsError(f"{call} takes a Session or a scoped_session, got {type(session).__name__}")
     given = "session" if hasattr(session, "run_sync") else "session()"  # an async_scoped_session has no such method
+    function, _, arguments = call.partition("(session")
     return ArgumentsError(
-        f"this takes a Session, got an AsyncSession: write await {given}.run_sync({_by_run_sync(call)})"
+        f"this takes a Session, got an AsyncSession: write await {given}.run_sync({function}{arguments}"
     )
-
-
-def _by_run_sync(call: str) -> str:
-    """Return the arguments of `run_sync` that make a call: "jobs.cancel, job" for "jobs.cancel(session, job)"."""
-    function, is_first, arguments = call.partition("(session")
-    if not is_first:
-        return f"lambda own: {call.replace('session', 'own')}"
-    return function + arguments.removesuffix(")")

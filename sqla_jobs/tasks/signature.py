@@ -24,6 +24,7 @@ _ALIASES: tuple[type[Any], ...] = (
     getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType),
 )
 _UNRESOLVABLE = (NameError, AttributeError, SyntaxError, TypeError)
+_ORDERS: tuple[list[str], ...] = ([], ["session"], ["context"], ["session", "context"])
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -109,17 +110,8 @@ class Signature:
 
 def inspect_target(target: Callable[..., Any]) -> Signature:
     """Return the signature of a function. Raises `DeclarationError` with the reason if it cannot be a task."""
-    if isinstance(target, type):
-        name = target.__name__
-        raise DeclarationError(
-            f"{target.__qualname__} is a class, and a task is a function: write its fields as a dataclass, and take it "
-            f"as an argument, as in @jobs.task above def run({name.lower()}: {name})"
-        )
     if not inspect.isfunction(target):
-        kind = "a partial" if isinstance(target, functools.partial) else "a bound method"
-        if not isinstance(target, functools.partial | types.MethodType):
-            kind = f"a {type(target).__name__}"
-        raise DeclarationError(f"{target!r} is {kind}: a task is a plain function")
+        raise DeclarationError(f"{target!r} is a {type(target).__name__}: a task is a plain function")
     _refuse_function(target)
     parameters = list(_signature(target).parameters.values())
     injected, rest = _split(target, parameters)
@@ -136,15 +128,11 @@ def inspect_target(target: Callable[..., Any]) -> Signature:
 
 def _refuse_function(target: types.FunctionType) -> None:
     name = target.__qualname__
-    if _is_generator(target):
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
     owner, _, _ = name.rpartition(".")
     if owner and not owner.endswith("<locals>"):
         raise DeclarationError(f"{name} is a method: declare the task as a function outside of the class")
-
-
-def _is_generator(target: Any) -> bool:
-    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
 
 
 def _split(
@@ -156,48 +144,27 @@ def _split(
     _refuse_other_kind(function, kinds)
     kinds = [kind and kind.removeprefix("async ") for kind in kinds]
     leading = [kind for kind in kinds if kind]
-    if kinds[: len(leading)] != leading:
+    if None in kinds[: len(leading)]:
         argument = parameters[kinds.index(None)]
         resolve(function, argument.name, argument.annotation)  # raises if it is a Session that is not imported
-        late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
+    by_position = all(parameter.kind in _POSITIONAL for parameter in parameters[: len(leading)])
+    if kinds[: len(leading)] != leading or leading not in _ORDERS or not by_position:
+        kind = "Async" if inspect.iscoroutinefunction(function) else ""
         raise DeclarationError(
-            f"{function.__qualname__}: injected parameters come first, so move {late!r} to the front"
+            f"{function.__qualname__}: injected parameters come first, by position and each at most once: "
+            f"(session: {kind}Session, run: {kind}RunContext, …)"
         )
-    kind = "Async" if inspect.iscoroutinefunction(function) else ""
-    if leading not in ([], ["session"], ["context"], ["session", "context"]):
-        raise DeclarationError(
-            f"{function.__qualname__}: the order is (session: {kind}Session, run: {kind}RunContext, …), each at most "
-            "once"
-        )
-    for parameter in parameters[: len(leading)]:
-        if parameter.kind not in _POSITIONAL:
-            raise DeclarationError(
-                f"{function.__qualname__}: {parameter.name!r} is injected by position, so it cannot be keyword-only"
-            )
     return leading, parameters[len(leading) :]
 
 
 def _refuse_other_kind(function: types.FunctionType, injected: list[str | None]) -> None:
-    name, is_coroutine = function.__qualname__, inspect.iscoroutinefunction(function)
-    if is_coroutine and "session" in injected:
-        raise DeclarationError(
-            f"{name} is a coroutine, which a Session would hold up: annotate its session as AsyncSession, or write a "
-            "plain def"
-        )
-    if not is_coroutine and "async session" in injected:
-        raise DeclarationError(
-            f"{name} is a plain function, which cannot await an AsyncSession: annotate its session as Session, or "
-            "write async def"
-        )
-    if is_coroutine and "context" in injected:
-        raise DeclarationError(
-            f"{name} is a coroutine, which awaits what a RunContext does: annotate its run as AsyncRunContext"
-        )
-    if not is_coroutine and "async context" in injected:
-        raise DeclarationError(
-            f"{name} is a plain function, which cannot await an AsyncRunContext: annotate its run as RunContext, or "
-            "write async def"
-        )
+    is_coroutine = inspect.iscoroutinefunction(function)
+    named = {"session": "its session as {}Session", "context": "its run as {}RunContext"}
+    for kind in filter(None, injected):
+        if kind.startswith("async ") != is_coroutine:
+            right = named[kind.removeprefix("async ")].format("Async" if is_coroutine else "")
+            what = "a coroutine" if is_coroutine else "a plain function"
+            raise DeclarationError(f"{function.__qualname__} is {what}: annotate {right}")
 
 
 def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, ove
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.described import DescribedEnqueue
 from sqla_jobs.tasks.enqueue import EnqueueOptions, check_options
 from sqla_jobs.tasks.enqueuer import Enqueuer
 from sqla_jobs.tasks.hooks import Hooks
@@ -27,7 +26,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     def __init__(
         self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, waits: _Waits[J]
     ) -> None:
-        super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
+        super().__init__(declaration, models, {}, hooks)
         self._schedules = schedules
         self._waits = waits
         self.__name__: str = declaration.signature.qualname.rpartition(".")[2]
@@ -78,7 +77,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         Raises `ArgumentsError` for an unknown option, and for an invalid value.
         """
         checked = check_options(self._declaration.titled, self._models.Job, options)
-        return Enqueuer(self._declaration, self._models, checked, self._described, self._hooks)
+        return Enqueuer(self._declaration, self._models, checked, self._hooks)
 
     @overload
     def result(self: Task[..., Coroutine[Any, Any, T], J], job: J | int, /, *, timeout: float | None = None) -> T: ...

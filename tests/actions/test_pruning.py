@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import (
     BigInteger,
     Engine,
     ForeignKey,
-    ForeignKeyConstraint,
     delete,
     func,
     insert,
@@ -26,7 +22,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs
 from sqla_jobs.actions.pruning import SomeJobs
-from sqla_jobs.cli.main import main
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.graphs import Graphs
 from sqla_jobs.rules.retention import Rule
@@ -50,16 +45,6 @@ class TenantJob(JobMixin):
 
 jobs = Jobs(Base, job_class=TenantJob)
 Job, Run, Audit = jobs.Job, jobs.Run, jobs.Audit
-
-
-class Invoice(Base):
-    """Refers to a job by a key of two columns."""
-
-    __tablename__ = "invoices"
-    __table_args__ = (ForeignKeyConstraint(["tenant", "job"], ["sqla_jobs.tenant", "sqla_jobs.id"]),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    job: Mapped[int | None] = mapped_column(BigInteger)
-    tenant: Mapped[int | None] = mapped_column(BigInteger)
 
 
 @jobs.task
@@ -99,13 +84,6 @@ def add(
 def left(session: Session, column: object = Job.id) -> list[int]:
     session.rollback()
     return sorted(session.scalars(select(column)))  # type: ignore[call-overload]
-
-
-def by_command_line(*arguments: str) -> str:
-    command = ["delete", "tests.actions.test_pruning:jobs", "--ended-before", "1d", "--yes", *arguments]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def refuse(engine: Engine, table: str, row_ids: list[int]) -> None:
@@ -161,61 +139,6 @@ class TestRunsWithoutAJob:
         assert left(session) == kept
 
 
-class TestAKeyOfSeveralColumns:
-    @pytest.fixture
-    def ids(self, session: Session) -> list[int]:
-        session.execute(insert(Tenant).values(id=1))
-        session.commit()
-        ids = add(session, 5, tenant=1)
-        session.add(Invoice(job=ids[2], tenant=1))
-        session.add(Invoice(job=ids[3], tenant=None))  # NULL: it refers to nothing
-        session.commit()
-        return ids
-
-    def test_workers_leave_the_job_and_delete_the_others(
-        self, tables: Engine, session: Session, ids: list[int], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with jobs.worker(bind=tables, clock=False):
-            wait_until(lambda: left(session) == [ids[2]])
-        assert "refuses" not in caplog.text
-
-    def test_so_do_prune_and_the_command_line(self, session: Session, ids: list[int]) -> None:
-        assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=0))).changed == 4
-        session.rollback()
-        said = by_command_line()
-        assert "delete: 4 jobs" in said
-        assert f"1 left alone, first: {ids[2]}" in said
-        assert left(session) == [ids[2]]
-
-
-def test_a_key_that_keeps_many_jobs_is_told_of_with_a_remedy_that_destroys_nothing(
-    tables: Engine, session: Session
-) -> None:
-    session.add(Tenant(id=1))
-    session.flush()
-    of_many = {"many": 1_200}
-    session.execute(
-        text(
-            "INSERT INTO sqla_jobs (task, args, state, finished_at, tenant) SELECT 'note', '{}', "
-            "'succeeded', now() - make_interval(days => n % 12), 1 FROM generate_series(1, :many * 2) AS n"
-        ),
-        of_many,
-    )
-    refer = "INSERT INTO invoices (job, tenant) SELECT id, 1 FROM sqla_jobs WHERE id % :part = 0"
-    session.execute(text(refer), {"part": 2})
-    session.commit()
-    assert kept_jobs() == []
-    session.execute(text(refer), {"part": 1})
-    session.commit()
-    (told,) = kept_jobs()
-    assert told["found"] == "rows of public.invoices (tenant, job) keep 1,000 jobs from being pruned"
-
-
-def kept_jobs() -> list[dict[str, str]]:
-    done = CliRunner().invoke(main, ["doctor", "--json", "--app", "tests.actions.test_pruning:jobs"])
-    return [one for one in json.loads(done.stdout) if "from being pruned" in one["found"]]
-
-
 class TestATriggerThatRefuses:
     @pytest.mark.slow
     def test_workers_leave_the_job_delete_the_others_and_say_so_once(
@@ -233,38 +156,6 @@ class TestATriggerThatRefuses:
         assert len(told) == 2
         for one, line in zip(ids[3:5], sorted(told), strict=True):
             assert f"job {one}" in line
-
-    @pytest.mark.slow
-    def test_more_than_a_batch_of_them_stops_nothing(
-        self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("sqla_jobs.actions.pruning.BATCH", 5)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._REST", 0.0)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._MOST_REFUSED", 4)
-        refused, others = add(session, 12), add(session, 12, days=99)
-        refuse(tables, "sqla_jobs", refused)
-        with jobs.worker(bind=tables, clock=False):
-            wait_until(lambda: left(session) == refused)
-        assert others
-
-    @pytest.mark.parametrize("how", ["prune", "command line", "delete"])
-    def test_so_do_the_others_who_delete(
-        self, tables: Engine, session: Session, how: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        ids = add(session, 20)
-        refuse(tables, "sqla_jobs", [ids[7]])
-        with caplog.at_level(logging.WARNING):
-            if how == "prune":
-                assert jobs.delete(session, where=jobs.select(ended_before=timedelta(seconds=0))).changed == 19
-                session.commit()
-            elif how == "command line":
-                assert "delete: 19 jobs" in by_command_line()
-            else:
-                arguments = ["delete", "tests.actions.test_pruning:jobs", "--all", "--yes"]
-                assert f"1 left alone, first: {ids[7]}" in CliRunner().invoke(main, arguments).output
-        assert left(session) == [ids[7]]
-        assert caplog.text.count("it must stay") == 1
 
 
 class TestTheAudit:

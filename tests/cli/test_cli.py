@@ -57,7 +57,6 @@ REFUSED = [
     (["delete", "1", "--state", "failed"], 2),
     (["enqueue", "mark", "{"], 2),
     (["enqueue", "mark", "{}"], 2),
-    (["enqueue", "mark", '{"n": 1}', "--queue", "defualt"], 1),
     (["enqueue", "no-such-task"], 1),
     (["schedule", "set", "x", "--task", "mark", "--cron", "@daily"], 2),
     (["schedule", "set", "x", "--task", "mark", "--cron", "@daily", "--args", '{"n": 1}', "--timezone", "Mars"], 2),
@@ -73,7 +72,7 @@ REFUSED = [
     (["pause", "defualt"], 1),
     (["pause"], 2),
     (["pause", "default", "--until", "soon"], 2),
-    (["pause", "default", "--until", "2020-01-02"], 1),
+    (["pause", "default", "--until", "2020-01-02"], 2),
     (["pause", "--task", "mrak"], 1),
     (["resume", "default"], 1),  # it is not paused
     (["resume", "default", "--task", "mark"], 2),
@@ -160,27 +159,17 @@ class TestWhichApplication:
     def test_it_is_named_in_each_of_the_ways(self, command: Command, tmp_path: Path) -> None:
         for done in (
             command("list", "tests.shop:jobs", "--json"),
-            command("list", "--json", "tests.shop:jobs"),
             command("list", "--app", "tests.shop:jobs", "--json"),
-            command("list", "--limit", "5", "tests.shop:jobs", "--json"),
             command("list", "--json", SQLA_JOBS_APP="tests.shop:jobs"),
         ):
             assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
         tmp_path.joinpath("pyproject.toml").write_text('[tool.sqla_jobs]\napp = "tests.shop:jobs"\n')
         assert command("list", "--json").stdout == "[]\n"
 
-    @pytest.mark.parametrize("command", ["list", "worker"])
-    def test_an_invalid_application_is_refused_before_anything_is_imported(self, command: str) -> None:
-        done = CliRunner().invoke(main, [command, "--app", "tests.shop"])
-        assert (done.exit_code, "'tests.shop'" in done.output) == (1, True)
-
-    @pytest.mark.slow
-    def test_a_pyproject_that_cannot_be_read_is_named(self, command: Command, tmp_path: Path) -> None:
-        assert command("list").returncode == 1, "none is named"
-        for content in ("[tool.sqla_jobs]\napp = 5\n", "[tool"):
-            tmp_path.joinpath("pyproject.toml").write_text(content)
-            done = command("list")
-            assert (done.returncode, "pyproject.toml" in done.stderr) == (1, True)
+    @pytest.mark.parametrize("arguments", [["list", "--json"], ["retry", "--state", "failed"], ["worker", "--drain"]])
+    def test_after_an_option_it_is_told_where_it_goes(self, arguments: list[str]) -> None:
+        done = CliRunner().invoke(main, [*arguments, "tests.shop:jobs"])
+        assert (done.exit_code, f"first word after {arguments[0]}" in done.output) == (2, True)
 
     @pytest.mark.slow
     def test_the_address_may_be_that_of_another_driver(self, command: Command, database_url: str) -> None:
@@ -248,19 +237,6 @@ class TestWhichApplication:
         done = command("status", "tests.shop:jobs")
         assert (done.returncode, "check" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
-    def test_tables_of_the_application_that_are_not_there_are_its_own(self, command: Command, tmp_path: Path) -> None:
-        base = (
-            "from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column\nfrom sqla_jobs import Jobs\n"
-            "class Base(DeclarativeBase): ...\njobs = Jobs(Base)\n"
-        )
-        order = (
-            "class Order(Base):\n    __tablename__ = 'orders'\n    id: Mapped[int] = mapped_column(primary_key=True)\n"
-        )
-        tasks = "@jobs.task\ndef ship(session: Session, order: Order) -> None: ...\n"
-        tmp_path.joinpath("shipping.py").write_text(base + order + tasks)
-        done = command("enqueue", "shipping:jobs", "ship", '{"order": 1}')
-        assert (done.returncode, "orders" in done.stderr, "check" in done.stderr) == (1, True, False), done.stderr
-
 
 class TestStatus:
     @pytest.mark.slow
@@ -279,7 +255,7 @@ class TestStatus:
         assert "default=8" in out
         line = ["misbehave", "100", "%", "GeneratorExit", "3", str(failed[-1]), "directly"]
         assert line in [line.split() for line in out.splitlines()]
-        assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
+        assert re.search(r"queue mail: it is paused since 20.*, with 1 job waiting\n    `sqla-jobs resume mail`", out)
 
     def test_python_reads_the_same(self, run: Run, session: Session, failed: list[int], database: Engine) -> None:
         with jobs.worker({"default": 3}, bind=database, clock=False):
@@ -312,14 +288,13 @@ class TestStatus:
 
 
 class TestReading:
-    def test_jobs_are_listed_newest_first_and_page_by_page(self, run: Run, session: Session) -> None:
+    def test_jobs_are_listed_newest_first(self, run: Run, session: Session) -> None:
         shop.mark.enqueue_many(session, [{"n": n} for n in range(5)])
         session.commit()
         first = json.loads(run("list", "--json", "--limit", "3").stdout)
         assert [job["args"]["n"] for job in first] == [4, 3, 2]
-        rest = run("list", "--limit", "3", "--below", str(first[-1]["id"]))
-        assert [line.split()[-1] for line in rest.output.splitlines()[2:]] == ["n=1", "n=0"]
-        assert f"--below {first[-1]['id']}" in run("list", "--limit", "3").output
+        assert [line.split()[-1] for line in run("list").output.splitlines()[2:]] == [f"n={n}" for n in (4, 3, 2, 1, 0)]
+        assert "raise --limit" in run("list", "--limit", "3").output
 
     def test_a_filter_is_a_filter(self, run: Run, session: Session, failed: list[int]) -> None:
         shop.mark.options(queue="mail").enqueue(session, 7)
@@ -374,7 +349,7 @@ class TestChanging:
     def test_a_dry_run_counts_and_changes_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
         told = run("retry", "--state", "failed", "--limit", "2", "--dry-run").output
         assert told == "retry: the oldest 2 of 3 failed jobs; this is a dry run, nothing is changed\n"
-        assert "cancel: 0 jobs" in run("cancel", "--task", "mark", "--dry-run").output
+        assert "cancel: no jobs" in run("cancel", "--task", "mark", "--dry-run").output
         assert set(states(session).values()) == {"failed"}
         assert run("audit", "--json").stdout == "[]\n"
 
@@ -417,16 +392,6 @@ class TestChanging:
         assert states(session) == dict.fromkeys(failed, "queued") | {good.id: "succeeded", late.id: "scheduled"}
         assert states(session)[good.id] == "succeeded"
         assert run("retry", str(good.id), "--yes").output == "retry: 1 job\n"
-
-    def test_a_flood_is_found_by_when_it_ended(self, run: Run, session: Session, failed: list[int]) -> None:
-        first = update(jobs.Job).where(jobs.Job.id == failed[0])
-        session.execute(first.values(finished_at=func.now() - timedelta(hours=5)))
-        session.execute(update(jobs.Job).values(created_at=func.now() - timedelta(days=9)))
-        session.commit()
-        assert run("delete", "--ended-within", "2h", "--newer-than", "1d", "--yes").output == "delete: 0 jobs\n"
-        assert run("delete", "--ended-within", "2h", "--yes").output == "delete: 2 jobs\n"
-        long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="minutes")
-        assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
 
     def test_a_cancel_may_kill_the_processes_of_jobs_that_do_not_stop(self, run: Run, session: Session) -> None:
         job = shop.mark.enqueue(session, n=1)
@@ -478,7 +443,7 @@ class TestChanging:
         told = {"task": "mark", "names": ["mark"], "paused_by": "bob", "pause_reason": "provider is down"}
         assert found.items() >= told.items()
         assert re.search(r"^mark +20\S+ \S+ +bob ", run("status").output, re.MULTILINE)
-        assert "task mark: it is paused" in run("doctor", "--strict", code=1).output
+        assert "task mark: it is paused" in run("doctor").output
         run("resume", "--task", "mark")
         assert jobs.worker(bind=database).drain() == 1
         details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).first()
@@ -511,17 +476,6 @@ class TestChanging:
         session.refresh(two)
         assert (one.queue, one.priority, two.queue, two.priority) == ("default", 5, "default", 0)
 
-    def test_jobs_that_wait_are_rescheduled(self, run: Run, session: Session) -> None:
-        one, two = (shop.mark.enqueue(session, n) for n in range(2))
-        session.commit()
-        assert run("change", str(one.id), "--at", "2031-02-03T04:05").output == "change: 1 job\n"
-        session.refresh(one)
-        assert (str(one.state), one.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
-        run("change", "--task", "mark", "--at", "2h", answer="y\n")
-        for job in (one, two):
-            session.refresh(job)
-            assert abs(job.run_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
-
     def test_what_cannot_be_is_refused_and_changes_nothing(
         self, run: Run, session: Session, failed: list[int], subtests: pytest.Subtests
     ) -> None:
@@ -532,11 +486,6 @@ class TestChanging:
                 run(*arguments, code=code)
                 assert session.scalars(select(jobs.Audit)).all() == []
                 assert states(session) == dict.fromkeys(failed, "failed")
-
-    def test_a_word_for_a_time_is_refused_with_the_form_to_write(self, run: Run) -> None:
-        told = run("list", "--newer-than", "yesterday", code=2).output
-        assert "yesterday" in told
-        assert "such as 2h" in told
 
     def test_a_retry_by_id_passes_six_calls_of_the_library(self, run: Run, database: Engine, failed: list[int]) -> None:
         """Count the frames of the package on the stack, from the callback to the first UPDATE, that of the job."""
@@ -557,22 +506,10 @@ class TestChanging:
 
 class TestEnqueue:
     def test_a_job_is_made_of_json(self, run: Run, session: Session) -> None:
-        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--delay", "1h", "--yes").output
+        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--delay", "1h").output
         job: JobMixin = session.get_one(jobs.Job, int(out))
         assert (job.task, job.args, job.queue, job.state) == ("mark", {"n": 3}, "lane", "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
-
-    def test_a_schedule_is_edited(self, run: Run, session: Session) -> None:
-        session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))
-        session.commit()
-        run("schedule", "set", "nightly", "--task", "mark", code=2)  # which has no argument `m`
-        run("schedule", "set", "nightly", "--task", "mark", "--args", '{"n": 1}', "--cron", "@daily")
-        one = session.scalars(select(jobs.Schedule).execution_options(populate_existing=True)).one()
-        assert (one.task, one.args, one.cron) == ("mark", {"n": 1}, "@daily")
-        (line,) = json.loads(run("audit", "--json").stdout)
-        assert (line["action"], line["subject"], line["details"]["args"]) == ("edit", "schedule nightly", "changed")
-        run("schedule", "set", "nightly", "--task", "mark")
-        assert len(json.loads(run("audit", "--json").stdout)) == 1, "nothing has changed"
 
     def test_the_schedule_commands_change_schedules(self, run: Run, session: Session, database: Engine) -> None:
         schedule = select(jobs.Schedule).execution_options(populate_existing=True)
@@ -640,7 +577,6 @@ class TestUpkeep:
         assert "has lost its process 2 times since yesterday" in found[f"job {killer.id}"]["found"]
         assert "overdue by 1 h" in found[f"job {late.id}"]["found"]
         assert f"sqla-jobs cancel {deaf.id} --kill" in found[f"job {deaf.id}"]["remedy"]
-        run("doctor", "--strict", code=1)
 
     @pytest.mark.slow
     def test_the_doctor_names_who_holds_a_job_that_waits(self, run: Run, session: Session, database: Engine) -> None:

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, select, text
-from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
 from tests.conftest import ROOT
-from tests.shop import jobs
 
 HEAVY = ("sqlalchemy", "psycopg", "pydantic", "alembic", "rich", "flask")
 
@@ -81,29 +78,6 @@ def test_no_command_leaves_a_connection_open(python: Python, database_url: str, 
     done = python(*strict, *command, "--app", "tests.shop:jobs", DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     assert "ResourceWarning" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("parameters", "name"), [("", "sqla-jobs enqueue"), ("?application_name=shop", "shop")], ids=["ours", "theirs"]
-)
-@pytest.mark.slow
-def test_the_connections_of_a_command_have_its_name(
-    database: Engine, database_url: str, parameters: str, name: str
-) -> None:
-    with database.begin() as connection:
-        connection.execute(
-            text(
-                """
-                CREATE FUNCTION sign() RETURNS trigger LANGUAGE plpgsql AS
-                'BEGIN NEW.note = current_setting(''application_name''); RETURN NEW; END';
-                CREATE TRIGGER sign BEFORE INSERT ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION sign();
-                """
-            )
-        )
-    command = ("enqueue", "tests.shop:jobs", "mark", '{"n": 1}', "--database-url", database_url + parameters)
-    assert CliRunner().invoke(main, command).exit_code == 0
-    with Session(database) as session:
-        assert session.scalars(select(jobs.Job.note)).one() == name
 
 
 class TestExitCodes:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.clock import Clock, sync_schedules
+from sqla_jobs.clock import Clock
 from sqla_jobs.clock.catch_up import ticks_due
 from sqla_jobs.clock.sync import sync
 from sqla_jobs.cron import Cron, every
@@ -115,18 +115,6 @@ def test_what_cannot_be_scheduled_is_refused_where_it_is_declared(
     assert dict(jobs.schedules) == {}
 
 
-def test_one_name_is_one_schedule(jobs: Jobs[Any]) -> None:
-    @jobs.task(name="other")
-    def other() -> None: ...
-
-    jobs.tasks["report"].schedule("@daily", name="mine")
-    jobs.tasks["report"].schedule("@daily", name="mine")  # as where a module is imported twice
-    for task, rule in ((other, "@daily"), (jobs.tasks["report"], "@hourly")):
-        with pytest.raises(DeclarationError, match="'mine'"):
-            task.schedule(rule, name="mine")
-    assert jobs.schedules["mine"].cron.text == "@daily"
-
-
 # code and operators
 
 
@@ -149,31 +137,6 @@ def test_what_an_operator_set_stays_and_what_code_changed_follows(
     sync(session, after._models, after.schedules, reset=True)
     row = only(session, jobs)
     assert (row.cron, row.enabled) == ("0 4 * * *", True)
-
-
-def test_a_pending_tick_does_not_move_when_nothing_changed_and_does_when_the_rule_did(
-    session: Session, jobs: Jobs[Any]
-) -> None:
-    jobs.tasks["report"].schedule("0 3 * * *", name="nightly")
-    jobs.clock().tick()
-    pending = datetime(2030, 1, 1, tzinfo=UTC)
-    session.execute(update(jobs.Schedule).values(next_run_at=pending))
-    session.commit()
-    jobs.clock().tick()
-    assert only(session, jobs).next_run_at == pending
-    only(session, jobs).cron = "0 4 * * *"
-    session.commit()
-    jobs.clock().tick()
-    assert only(session, jobs).next_run_at == Cron.parse("0 4 * * *").next_after(datetime.now(UTC))
-
-
-def test_an_operators_own_schedule_of_that_name_keeps_its_values(session: Session, jobs: Jobs[Any]) -> None:
-    session.add(jobs.Schedule(name="nightly", task="report", cron="0 1 * * *"))
-    session.commit()
-    jobs.tasks["report"].schedule("0 3 * * *", name="nightly", priority=1)
-    jobs.clock().tick()
-    row = only(session, jobs)
-    assert (row.cron, row.priority, row.declared) == ("0 1 * * *", 0, True)
 
 
 def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
@@ -200,26 +163,6 @@ def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
     session.commit()
     session.refresh(row)
     assert (row.enabled, row.disabled_reason, row.retired_at) == (True, None, None)
-
-
-@pytest.mark.slow
-def test_sync_disables_at_once_and_a_clock_of_old_code_does_not_switch_off_what_new_code_declares(
-    session: Session, jobs: Jobs[Any], engine: Engine
-) -> None:
-    old, new = jobs, deployed()
-    new.bind(engine)
-    old.tasks["report"].schedule("@daily", name="both")
-    old.tasks["report"].schedule("@daily", name="gone")
-    new.tasks["report"].schedule("@daily", name="both")
-    new.tasks["report"].schedule("@daily", name="new")
-    old.clock().tick()
-    new.clock().tick()
-    old.clock().tick()
-    assert session.scalar(select(func.count()).where(jobs.Schedule.enabled)) == 3
-    session.add(jobs.Schedule(name="an operator's", task="report", cron="@daily"))
-    assert sync_schedules(session, new, keep=True) == []
-    assert sync_schedules(session, new) == ["gone"]
-    assert sync_schedules(session, old) == ["new"]
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_a_tick_is_skipped_for_the_job_that_had_not_ended(session: Session, hour
     fire(0)
     (tick,) = shown()
     assert (tick["outcome"], tick["job_id"], tick["job_state"]) == ("skipped", job.id, "queued")
-    assert re.search(rf"skipped.*job {job.id} ", show())
+    assert re.search(rf"skipped +{job.id} +queued", show())
 
 
 def test_of_an_outage_only_the_newest_tick_is_skipped_and_the_others_are_missed(session: Session, hourly: Any) -> None:
@@ -123,13 +123,6 @@ def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any)
     session.commit()
     fire(1)
     fire(0)
-    assert [tick["outcome"] for tick in shown()] == ["enqueued"]
-
-
-def test_a_tick_that_had_its_job_already_is_not_told_twice(session: Session, hourly: Any) -> None:
-    for expected in (1, 0):
-        came_last(session, hours=0)
-        fire(expected)
     assert [tick["outcome"] for tick in shown()] == ["enqueued"]
 
 
@@ -164,18 +157,6 @@ def test_while_a_schedule_is_set_aside_the_clock_looks_no_more_often_and_fires_t
         session.add(jobs.Schedule(name="each second", task="mark", cron="* * * * * *", args={"n": 2}))
         session.commit()
         wait_until(lambda: (session.scalar(select(func.count()).select_from(jobs.Job)) or 0) >= 2, timeout=10)
-
-
-def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any) -> None:
-    session.execute(
-        insert(jobs.Tick),
-        [{"schedule_id": hourly.id, "outcome": "missed", "scheduled_for": hours_ago(n)} for n in range(30)],
-    )
-    session.execute(insert(jobs.Tick).values(schedule_id=hourly.id + 1, outcome="missed"))
-    session.commit()
-    ticks = [datetime.fromisoformat(tick["scheduled_for"]) for tick in shown()]
-    assert ticks == [hours_ago(n) for n in range(20)]
-    assert len(shown("--limit", "25")) == 25
 
 
 def test_they_are_kept_for_a_month_or_as_long_as_is_said(session: Session, database: Engine) -> None:

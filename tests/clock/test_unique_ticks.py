@@ -82,13 +82,6 @@ def test_its_job_has_the_key_and_a_later_enqueue_finds_it(jobs: Jobs[Any], sessi
     assert ticks(jobs, session)[-1] == ("enqueued", job.id)
 
 
-def test_of_several_that_are_caught_up_one_has_the_key(jobs: Jobs[Any], session: Session) -> None:
-    declared(jobs, session, Unique("region"), catch_up="all")
-    assert jobs.clock().tick() == 1
-    job = session.scalars(select(jobs.Job)).one()
-    assert sorted(ticks(jobs, session)) == [("enqueued", job.id), ("skipped", job.id)]
-
-
 def test_a_tick_that_had_its_job_already_is_not_told_twice(jobs: Jobs[Any], session: Session) -> None:
     declared(jobs, session, Unique("region"))
     assert jobs.clock().tick() == 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +15,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from tests import coroutine_shop as shop
-from tests.conftest import ROOT
 from tests.coroutine_shop import Order, jobs, seen
 from tests.coroutines.rows import asynchronous, effects, job, outcomes, running
 from tests.helpers import wait_until
@@ -130,19 +127,6 @@ def test_what_holds_up_the_loop_is_logged_with_its_stack(session: Session, caplo
     assert "in block" in line
     assert "asyncio/" not in line
     assert outcomes(session, one.id) == ["succeeded"]
-
-
-@pytest.mark.parametrize(
-    ("task", "error"),
-    [(shop.leave_the_program, "SystemExit"), (shop.cancel_itself, "asyncio.exceptions.CancelledError")],
-)
-def test_whatever_a_coroutine_raises_is_its_outcome(session: Session, task: Any, error: str) -> None:
-    one, another = task.enqueue(session), shop.nothing.enqueue(session)
-    session.commit()
-    drain()
-    assert outcomes(session, one.id) == ["failed"]
-    assert job(session, one.id).runs[0].error_type == error
-    assert outcomes(session, another.id) == ["succeeded"]
 
 
 @pytest.mark.slow
@@ -267,65 +251,6 @@ def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
     assert seen == ["begun"]
     assert [outcomes(session, one.id) for one in enqueued] == [["lost"], [], []]
     assert [(job(session, one.id).state, one.attempt) for one in enqueued[1:]] == [("queued", 0)] * 2
-
-
-WITHOUT_GREENLET = """
-import sys
-sys.modules["greenlet"] = None
-from sqlalchemy import create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Session
-from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.testing import drain, run_job
-
-class Base(DeclarativeBase): ...
-jobs = Jobs(Base)
-
-@jobs.task
-def plain(session: Session, n: int) -> int:
-    return n
-
-engine = create_engine(sys.argv[1])
-jobs.bind(engine)
-Base.metadata.create_all(engine)
-with Session(engine) as session:
-    plain.enqueue(session, n=1)
-    session.commit()
-    assert jobs.worker().drain() == 1
-    assert list(session.scalars(select(jobs.Run.result))) == [1]
-    assert run_job(session, plain)(n=2) == 2
-
-    @jobs.task
-    async def fetch(n: int) -> int:
-        return n
-
-    fetch.enqueue(session, n=3)
-    assert drain(session, jobs).runs == 1
-    for wrong in (jobs.worker, lambda: jobs.worker().drain(), lambda: run_job(session, fetch)):
-        try:
-            wrong()
-        except ConfigurationError as error:
-            print(error)
-"""
-
-
-@pytest.mark.slow
-def test_without_greenlet_plain_tasks_run_and_coroutine_tasks_name_the_remedy(database_url: str) -> None:
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_GREENLET, database_url]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.stderr, done.returncode) == ("", 0)
-    assert [line.endswith("pip install 'sqla-jobs[asyncio]'") for line in done.stdout.splitlines()] == [True] * 2
-
-
-@pytest.mark.slow
-def test_an_exit_in_an_asyncio_task_of_a_run_ends_no_loop(session: Session, caplog: pytest.LogCaptureFixture) -> None:
-    shop.exit_in_a_task.enqueue(session)
-    session.commit()
-    with jobs.worker(clock=False) as worker:
-        wait_until(lambda: "SystemExit(5) was raised in the event loop, which continues" in caplog.text)
-        one = shop.write.enqueue(session, n=1)
-        session.commit()
-        wait_until(lambda: outcomes(session, one.id) == ["succeeded"])
-        assert worker.last_error is None
 
 
 @pytest.mark.slow

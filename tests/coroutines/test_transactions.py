@@ -13,7 +13,6 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ConfigurationError
 from sqla_jobs.testing.databases import new_database
 from tests import coroutine_shop as shop
 from tests.coroutine_shop import Effect, jobs, seen
@@ -41,17 +40,6 @@ def test_what_an_attempt_without_a_lease_wrote_is_not_committed_by_the_next_user
         wait_until(lambda: outcomes(session, other.id) == ["succeeded"])
     assert outcomes(session, one.id) == []
     assert effects(session) == [2]
-
-
-def test_the_connect_args_of_the_engine_reach_the_sessions_of_coroutines(session: Session, database: Engine) -> None:
-    args = {"prepare_threshold": None, "options": "-c work_mem=1234kB", "application_name": "shop"}
-    engine = create_engine(database.url, connect_args=args)
-    job = shop.settings_of_its_connection.enqueue(session)
-    session.commit()
-    jobs.worker(bind=engine).drain()
-    session.refresh(job)
-    assert job.result == [None, "1234kB", "shop"]
-    engine.dispose()
 
 
 @pytest.fixture
@@ -143,13 +131,6 @@ def test_an_abandoned_coroutine_neither_reads_nor_writes(session: Session, datab
         wait_until(lambda: seen)
     assert seen == REFUSED
     assert effects(session) == []
-
-
-@DRIVERS
-def test_an_asynchronous_engine_in_autocommit_is_refused(database: Engine, driver: str) -> None:
-    jobs.bind(database, async_bind=asynchronous(database, driver).execution_options(isolation_level="AUTOCOMMIT"))
-    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
-        jobs.worker(clock=False).start()
 
 
 @pytest.mark.slow

@@ -47,16 +47,6 @@ def audit(session: Session) -> list[tuple[str, str, dict[str, Any]]]:
     return [(line.action, line.subject, line.details) for line in lines]
 
 
-@pytest.mark.slow
-def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor, database: Engine) -> None:
-    enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker(clock=False):
-        wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
-    assert "Job 1 failed and keeps the key held of key 1" in words(visitor.get("/jobs/2"))
-    assert "Cancel this job" in words(visitor.get("/jobs/1"))
-    assert "Cancel this job" not in words(visitor.change("/jobs/1/cancel"))
-
-
 def said_by(page: str) -> str:
     """What the page says beside its pictures."""
     return words(re.sub("<svg.*?</svg>", "", page))
@@ -133,24 +123,3 @@ def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Sess
         ("set", "limit keyed of key 17", {"running": 2}),
         ("set", "limit of queue default", {"running": 20}),
     ]
-
-
-REFUSED: list[tuple[str, dict[str, str], int]] = [
-    ("set", {"which": "strippe", "running": "1"}, 400),
-    ("set", {"running": "1"}, 400),
-    ("set", {"which": "pair", "queue": "default", "running": "1"}, 400),
-    ("set", {"which": "pair"}, 400),
-    ("set", {"which": "pair", "running": "many"}, 400),
-    ("set", {"gate": "#pair", "running": "-1"}, 400),
-    ("set", {"gate": "%rated", "rate": "1"}, 400),
-    ("set", {"gate": "#nothing", "running": "1"}, 404),
-    ("clear", {"gate": "\0"}, 404),
-]
-
-
-def test_what_cannot_be_set_is_refused_and_changes_nothing(visitor: Visitor, session: Session) -> None:
-    before = session.execute(select(jobs.Limit.__table__)).all()
-    for path, fields, status in REFUSED:
-        assert visitor.post(f"/limits/{path}", fields).status_code == status, fields
-        assert audit(session) == []
-        assert session.execute(select(jobs.Limit.__table__)).all() == before

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -28,7 +26,6 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.utils import redirect
 
 from sqla_jobs.dashboard import Role, allow_everyone, create_asgi, create_blueprint, create_wsgi
-from sqla_jobs.errors import ConfigurationError
 from tests.dashboard_shop import jobs
 
 if TYPE_CHECKING:
@@ -206,10 +203,6 @@ def test_authorize_may_send_visitors_to_a_login(database: Engine) -> None:
     assert (answer.status_code, answer.headers["location"]) == (302, "/login")
 
 
-async def _asynchronous(request: Request) -> Role:
-    return Role.operator
-
-
 def test_coroutine_functions_of_asgi_run_in_the_loop_and_the_context_of_the_request(
     database: Engine, session: Session
 ) -> None:
@@ -249,57 +242,7 @@ def test_coroutine_functions_of_asgi_run_in_the_loop_and_the_context_of_the_requ
     assert session.scalars(select(jobs.Audit.actor)).all() == ["operator of the office"]
 
 
-class _AsynchronousObject:
-    async def __call__(self, request: Request) -> Role:
-        return Role.operator
-
-
-@pytest.mark.parametrize("function", [_asynchronous, _AsynchronousObject()])
-def test_without_an_event_loop_coroutine_functions_are_refused(function: Any) -> None:
-    with pytest.raises(ConfigurationError, match="authorize="):
-        wsgi(authorize=function)
-    with pytest.raises(ConfigurationError, match="actor="):
-        wsgi(actor=function)
-    with pytest.raises(ConfigurationError, match="authorize="):
-        create_blueprint(jobs, authorize=function)
-
-
-@pytest.mark.parametrize("create", [create_asgi, create_wsgi, create_blueprint])
-def test_what_could_guard_nothing_is_refused(create: Any) -> None:
-    with pytest.raises(TypeError, match="authorize"):
-        create(jobs)
-    with pytest.raises(ConfigurationError, match="authorize=None"):
-        create(jobs, authorize=None)
-
-
-def test_without_the_adapter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "a2wsgi", None)
-    with pytest.raises(ConfigurationError, match=r'pip install "sqla-jobs\[dashboard\]"'):
-        asgi()
-    wsgi()
-
-
 # --- beside the application
-
-
-def test_cookies_of_the_host_stay_as_they_are(database: Engine) -> None:
-    client = in_a_dispatcher()
-    client.get("/")
-    assert "set-cookie" not in client.get("/ops/jobs/").headers
-    assert client.get("/").request.headers["cookie"] == "session=of-the-host"  # and it gets none of the dashboard's
-
-
-@pytest.mark.parametrize("name", ["wsgi under a prefix", "fastapi", "asgi with a root path"])
-def test_the_prefix_alone_leads_to_the_page_below_it(database: Engine, name: str) -> None:
-    made, prefix = MOUNTS[name]
-    answer = made().get(f"{prefix}?span=day")
-    assert answer.status_code in (307, 308)
-    assert httpx2.URL(answer.headers["location"]).raw_path.decode() == f"{prefix}/?span=day"
-
-
-def test_the_environment_of_the_process_moves_no_dashboard(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "SCRIPT_NAME", "/elsewhere")
-    assert 'href="/jobs/schedules"' in in_fastapi().get("/jobs/").text
 
 
 def test_an_error_of_the_database_is_a_page(engine: Engine) -> None:

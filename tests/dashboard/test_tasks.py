@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.rules.wording import NOTHING
@@ -14,7 +14,6 @@ from sqla_jobs.testing import make_job
 from tests import dashboard_shop as shop
 from tests.dashboard.visitor import Visitor, words
 from tests.dashboard_shop import jobs
-from tests.helpers import flood
 
 _ROW = re.compile(r'<th scope="row"><a href="[^"]*">([^<]+)</a>.*?</tr>', re.DOTALL)
 
@@ -80,29 +79,3 @@ def test_what_ended_in_the_time_shown_counts_and_what_runs_now(visitor: Visitor,
     session.commit()
     for span, runs in (("hour", 1), ("day", 2), ("week", 3), ("nonsense", 1)):
         assert told(visitor.get(f"/tasks?span={span}"))["add"].startswith(f"{runs} {runs} 0 1 ")
-
-
-def test_tasks_with_the_most_runs_come_first(visitor: Visitor, session: Session) -> None:
-    for _ in range(3):
-        attempt(session, "add", wait=1, took=1)
-    for _ in range(2):
-        attempt(session, "fail", "failed", wait=9, took=2)
-    attempt(session, "settle", "retried", took=3)
-    session.commit()
-    assert [*told(visitor.get("/tasks"))][:3] == ["add", "fail", "settle"]
-
-
-def test_of_many_runs_the_newest_tell_and_the_page_says_since_when(visitor: Visitor, session: Session) -> None:
-    attempt(session, "add", "failed", ago=120)
-    flood(session, "failed", rare=2_000, many=10_000)
-    session.execute(text("UPDATE sqla_runs SET finished_at = now() - (13000 - id) * interval '1 ms'"))
-    session.execute(
-        text("UPDATE sqla_jobs SET finished_at = r.finished_at FROM sqla_runs r WHERE job_id = sqla_jobs.id")
-    )
-    session.commit()
-    oldest = session.scalars(select(jobs.Run.finished_at).where(jobs.Run.id == 2_002)).one()
-    for page in (visitor.get("/tasks"), visitor.get("/")):
-        assert f"those since {oldest:%Y-%m-%d %H:%M:%S}" in words(page)
-    found = told(visitor.get("/tasks"))
-    assert found["mark"].startswith("10,000 10,000 0 0 ")
-    assert found["add"].startswith("0 0 0 0 ")

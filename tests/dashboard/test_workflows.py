@@ -112,26 +112,3 @@ def test_the_page_of_a_job_shows_what_is_before_and_after_it(
     alone = shop.add.enqueue(session, a=2)
     session.commit()
     assert "Workflow" not in visitor.get(f"/jobs/{alone.id}")
-
-
-def test_of_a_large_workflow_the_part_around_the_job_is_drawn(visitor: Visitor, session: Session) -> None:
-    first = shop.add.enqueue(session, a=1)
-    shop.add.options(after=first).enqueue_many(session, ({"a": n} for n in range(300)))
-    session.commit()
-    page = visitor.get(f"/jobs/{first.id}")
-    assert "only the part around this job is shown" in words(page)
-    assert graph(page).count('<g class="box') == 201
-
-
-def test_a_chain_is_drawn_from_left_to_right(visitor: Visitor, session: Session) -> None:
-    chain = [shop.add.enqueue(session, a=0)]
-    for n in range(5):
-        chain.append(shop.add.options(after=chain[-1]).enqueue(session, a=n))
-    session.commit()
-    picture = graph(visitor.get(f"/jobs/{chain[2].id}"))
-    places = re.findall(r'translate\(([\d.]+) ([\d.]+)\)">\s*<a href="/ops/jobs/(\d+)', picture)
-    assert [int(job_id) for _, _, job_id in sorted(places, key=lambda place: float(place[0]))] == [
-        job.id for job in chain
-    ]
-    assert len({y for _, y, _ in places}) == 1
-    assert picture.count('<path class="edge"') == 5

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 import pytest
@@ -26,9 +25,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, func,
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from sqla_jobs.database.driver import driver
-from sqla_jobs.database.engines import close_engine, fetched, own_engine
-from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
+from sqla_jobs.database.engines import fetched, own_engine
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing.databases import new_database
 from tests import shop
@@ -181,33 +178,6 @@ def test_a_connection_that_comes_too_late_is_closed(place: Place) -> None:
     wait_until(lambda: made and made[0].closed)
 
 
-def test_the_system_looks_after_idle_connections(place: Place) -> None:
-    with bounded_engine(place.app, 3) as engine, engine.connect() as connection:
-        driver: Any = connection.connection.driver_connection
-        with socket.socket(fileno=os.dup(driver.pgconn.socket)) as end:
-            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 3
-            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
-
-
-@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE])
-def test_the_server_compiles_no_statement(place: Place, planning: LiteralString) -> None:
-    engine = own_engine(place.direct, patience=3, most=1, planning=planning)
-    with engine.connect() as connection:
-        assert connection.scalar(text("SHOW jit")) == "off"
-    close_engine(engine)
-
-
-def test_a_read_only_server_is_left(place: Place) -> None:
-    with bounded_engine(place.app, 3) as engine:
-        before = pid_of(engine)
-        with engine.connect() as connection:
-            connection.execute(text("SET default_transaction_read_only = on"))
-            with pytest.raises(InternalError, match="read-only"):
-                connection.execute(text("DELETE FROM effects"))
-        assert pid_of(engine) != before
-
-
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_after_one_error_below_sqlalchemy_all_connections_are_replaced(place: Place, is_lost: bool) -> None:
     """As after an error of SQLAlchemy: the server was restarted, or is a standby now."""
@@ -223,22 +193,6 @@ def test_after_one_error_below_sqlalchemy_all_connections_are_replaced(place: Pl
             fetched(connection, "DELETE FROM effects RETURNING 1", [])
         with engine.connect() as connection:
             assert fetched(connection, "DELETE FROM effects RETURNING 1", []) == []
-
-
-def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_statements(place: Place) -> None:
-    with place.direct.begin() as connection:
-        name = connection.scalar(text("SELECT current_database()"))
-        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
-    limit = select(func.current_setting("idle_in_transaction_session_timeout"))
-    with bounded_engine(place.app, 3) as engine:
-        with engine.begin() as connection:
-            assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
-            assert connection.scalar(limit) == "3s"
-        driver = engine.raw_connection()
-        cursor = driver.cursor()
-        cursor.execute("SHOW idle_in_transaction_session_timeout")
-        assert cursor.fetchone() == ("0",)
-        driver.close()
 
 
 @pytest.mark.parametrize("default", ["read committed", "serializable"])
@@ -257,15 +211,6 @@ def test_a_block_is_read_committed_and_one_transaction_where_it_has_to_be(defaul
     with place.direct.connect() as connection:
         stored = set(connection.scalars(text("SELECT name FROM sqla_queues")))
     assert stored == ({"kept", "single"} if default == "read committed" else {"kept"})
-
-
-def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_is_given_back(place: Place) -> None:
-    engine = own_engine(place.direct, patience=3, most=1)
-    with engine.connect() as connection:
-        raw = driver(connection)
-        close_engine(engine)
-        assert connection.scalar(text("SELECT 1")) == 1
-    assert raw.closed
 
 
 def test_a_column_may_change_its_type_under_a_worker(place: Place) -> None:
@@ -500,19 +445,6 @@ def test_after_an_outage_longer_than_the_lease_nobody_takes_the_jobs_of_the_livi
     assert attempts == rows
     assert "declared dead" not in log.text
     assert max(complaints(log).values()) <= 2 * len(workers), "the server's last answer may come between two outages"
-
-
-def test_nothing_works_again_before_the_server_does(place: Place, start_worker: StartWorker, tmp_path: Path) -> None:
-    start_worker(place.url, "--heartbeat", "0.2", "--lease", "1.5")
-    wait_until(lambda: beating(place.direct) == 1)
-    place.proxy.target, reachable = ("127.0.0.1", 1), place.proxy.target
-    place.proxy.cut()
-    log = tmp_path / "worker-0.log"
-    wait_until(lambda: log.read_text().count("the heartbeat failed") == 2, message="the parent's and the child's")
-    passed(2.0)
-    assert "works again" not in log.read_text()
-    place.proxy.target = reachable
-    wait_until(lambda: log.read_text().count("the heartbeat works again") == 2)
 
 
 def passed(seconds: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import PendingRollbackError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConfigurationError, Jobs
@@ -42,36 +42,6 @@ def test_a_bind_that_puts_the_jobs_elsewhere_is_refused(engine: Engine, kind: st
     with pytest.raises(ConfigurationError, match="'tenant'"):
         jobs.bind(translating(engine, kind))
     assert not jobs._is_bound
-
-
-def of_factory(jobs: Jobs[Any], engine: Engine) -> None:
-    jobs.bind(lambda: Session(engine.execution_options(**OF_TENANT)))
-
-
-def of_connection(jobs: Jobs[Any], engine: Engine) -> None:
-    def make() -> Session:
-        session = Session(engine)
-        session.connection(execution_options=OF_TENANT)
-        return session
-
-    jobs.bind(make)
-
-
-def of_coroutines(jobs: Jobs[Any], engine: Engine) -> None:
-    @jobs.task
-    async def read(session: AsyncSession, n: int) -> None: ...
-
-    jobs.bind(engine, async_bind=create_async_engine(engine.url).execution_options(**OF_TENANT))
-
-
-@pytest.mark.parametrize("bind", [of_factory, of_connection, of_coroutines])
-def test_what_only_sessions_show_is_refused_where_a_worker_starts(
-    database: Engine, bind: Callable[[Jobs[Any], Engine], None]
-) -> None:
-    jobs = application()
-    bind(jobs, database)
-    with pytest.raises(ConfigurationError, match="'tenant'"):
-        jobs.worker().drain()
 
 
 def by_engine(connection: Connection) -> Session:
@@ -118,14 +88,3 @@ def test_what_a_session_would_put_elsewhere_is_not_committed(
     with database.begin() as connection:
         assert connection.scalar(text("SELECT count(*) FROM tenant.sqla_jobs")) == 0
         connection.execute(text("DROP SCHEMA tenant CASCADE"))
-
-
-def test_jobs_of_a_schema_that_the_map_does_not_name_are_where_all_tenants_look(database: Engine) -> None:
-    jobs = application(schema="public")
-    jobs.bind(database.execution_options(**OF_TENANT))
-    with Session(database.execution_options(schema_translate_map={None: "another"})) as session:
-        jobs.tasks["note"].enqueue(session, n=1)
-        session.commit()
-    assert jobs.worker().drain() == 1
-    with database.connect() as connection:
-        assert connection.scalar(text("SELECT state FROM public.sqla_jobs")) == "succeeded"

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, create_engine, event, func, make_url, select, text, update
+from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -112,30 +112,6 @@ def test_parent_and_child_of_a_fork_both_wake_it(worker: Engine, database_url: s
     wait_until(lambda: effects(worker) == {1, 2, 3})
 
 
-FORKED_FIRST = """
-import os, sys
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
-from sqla_jobs.database.subscribers import subscribe
-from tests import shop
-subscribe(shop.jobs._models.channel, lambda queue: print("told in", os.getpid()))
-child = os.fork()
-with Session(create_engine(sys.argv[1])) as session:
-    shop.write.enqueue(session, n=1)
-    session.commit()
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-    print("parent", os.getpid())
-"""
-
-
-@pytest.mark.slow
-def test_a_fork_before_the_first_enqueue_does_not_call_the_subscribers_of_its_parent(database_url: str) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", FORKED_FIRST, database_url]
-    said = subprocess.run(command, cwd=ROOT, check=True, timeout=30, stdout=subprocess.PIPE, text=True).stdout.split()
-    assert said == ["told", "in", said[-1], "parent", said[-1]]
-
-
 @pytest.mark.slow
 def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine: Engine, database_url: str) -> None:
     dsn = database_url.replace("+psycopg", "")
@@ -167,27 +143,6 @@ def test_it_listens_again_after_its_connection_was_cut(worker: Engine, database_
 
 
 @pytest.mark.slow
-def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, database_url: str) -> None:
-    """Its connections are not in autocommit there, and what is said is only heard outside of a transaction."""
-    name, dsn = sql.Identifier(str(engine.url.database)), database_url.replace("+psycopg", "")
-    with psycopg.connect(dsn, autocommit=True) as other:
-        other.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(name))
-    engine.dispose()
-    with jobs.worker(lease=180, clock=False), Session(engine) as session, psycopg.connect(dsn) as other:
-        shop.write.enqueue(session, n=1)
-        session.commit()
-        wait_until(lambda: effects(engine) == {1})
-        other.execute("INSERT INTO sqla_jobs (task, args) VALUES ('write', '{\"n\": 2}')")
-
-        def is_told() -> bool:
-            other.execute("SELECT pg_notify(%s, '')", [jobs._models.channel])
-            other.commit()
-            return effects(engine) == {1, 2}
-
-        wait_until(is_told)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("look", "options"), [(Claim, {}), (Promote, {"delay": 0.2})])
 def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, look: type[Statement], options: EnqueueOptions
@@ -214,40 +169,6 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
         connection.execute(select(func.pg_notify(jobs._models.channel, "")))
         connection.commit()
         wait_until(lambda: effects(engine) == {1})
-    app.dispose()
-
-
-@pytest.mark.slow
-def test_it_goes_on_claiming_and_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
-    """Such as the `sys.exit` of a helper for scripts. Less code catches that than an error."""
-    has_no_token, refused = threading.Event(), list[bool]()
-
-    def refuse(*_: object) -> None:
-        if has_no_token.is_set():
-            refused.append(True)
-            raise SystemExit("no token")
-
-    app = create_engine(database_url)
-    event.listen(app, "do_connect", refuse)
-    jobs.bind(app)
-    dsn = database_url.replace("+psycopg", "")
-    with jobs.worker(clock=False), psycopg.connect(dsn, autocommit=True) as other:
-        wait_until(lambda: is_listening(engine))
-        has_no_token.set()
-        engine.dispose()
-        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        other.execute(f"SELECT pg_terminate_backend(pid) {others} AND query NOT LIKE 'LISTEN%'")
-
-        def has_been_refused_often() -> bool:
-            other.execute("SELECT pg_notify(%s, 'default')", [jobs._models.channel])
-            return len(refused) >= 20
-
-        wait_until(has_been_refused_often)
-        has_no_token.clear()
-        subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
-        wait_until(lambda: effects(engine) == {7})
-        wait_until(lambda: is_listening(engine))
-        assert "sqla_jobs-listener" in {thread.name for thread in threading.enumerate()}
     app.dispose()
 
 
@@ -300,22 +221,6 @@ def test_one_commit_may_tell_of_thousands_of_queues(engine: Engine, sent: Sent) 
             shop.write.options(queue=f"tenant{n}").enqueue(session, n=n)
         session.commit()
     wait_until(lambda: len(sent()) == 2000)
-
-
-def test_what_changes_jobs_as_objects_is_told_and_what_adds_or_changes_rows_is_not(engine: Engine, sent: Sent) -> None:
-    """As the table of docs/connections.md says."""
-    with Session(engine) as session:
-        session.add(job := jobs.Job(task="write", args={"n": 1}))
-        session.commit()
-        session.execute(update(jobs.Job).values(priority=1))
-        session.commit()
-        shop.write.options(queue="after these").enqueue(session, n=1)
-        session.commit()
-        wait_until(sent)
-        assert sent() == ["after these"]
-        job.priority = 2
-        session.commit()
-        wait_until(lambda: sent()[1:] == [""])
 
 
 def no_token(*_: object) -> None:

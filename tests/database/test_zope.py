@@ -88,23 +88,3 @@ def test_what_a_call_writes_is_committed_or_rolled_back_with_the_transaction(
     WRITES[name](session)
     transactions.commit()
     assert stored(filled) != before
-
-
-@pytest.mark.parametrize(("manager", "name"), CASES, indirect=["manager"])
-def test_what_a_call_writes_goes_with_a_savepoint(manager: tuple[Any, Session], filled: Engine, name: str) -> None:
-    (transactions, session), before = manager, stored(filled)
-    transactions.begin()
-    session.connection()
-    savepoint = transactions.savepoint()
-    WRITES[name](session)
-    savepoint.rollback()
-    transactions.savepoint()
-    transactions.commit()
-    assert stored(filled) == before
-    transactions.begin()
-    session.connection()
-    transactions.savepoint()
-    WRITES[name](session)
-    transactions.savepoint()
-    transactions.commit()
-    assert stored(filled) != before

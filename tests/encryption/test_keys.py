@@ -6,15 +6,14 @@ import json
 import subprocess
 import sys
 import traceback
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, text, update
-from sqlalchemy.orm import Session, registry
+from sqlalchemy.orm import Session
 
-from sqla_jobs import ConfigurationError, DeclarationError, Jobs, JobsError, JobState
+from sqla_jobs import ConfigurationError, DeclarationError, JobsError, JobState
 from sqla_jobs.encryption import Encrypted
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.monitoring.examine import examine
@@ -32,25 +31,11 @@ def give(account: int, token: Encrypted[str] = "none") -> None:
     shop.seen.append(token)
 
 
-@new_jobs().task
-def early(later: Later) -> None: ...
-
-
-@dataclass
-class Later:
-    secret: Encrypted[str]
-
-
 def test_schedules_hold_no_secrets() -> None:
     task = new_jobs().task(give)
     with pytest.raises(JobsError):
         task.schedule("0 9 * * *", args={"account": 1, "token": SECRET})
     task.schedule("0 9 * * *", args={"account": 1})
-
-
-def test_a_type_that_is_defined_after_the_task_is_refused(session: Session) -> None:
-    with pytest.raises(DeclarationError, match="Encrypted"):
-        early.enqueue(session, later=Later(SECRET))
 
 
 @pytest.mark.parametrize("change", ["task", "parameter"])
@@ -147,32 +132,11 @@ def test_a_faulty_ring_is_an_error_without_keys_in_any_frame(keys: Any) -> None:
         raised = raised.__cause__ or raised.__context__
 
 
-@pytest.mark.parametrize("keys", [NEW, NEW.encode(), 3], ids=["str", "bytes", "int"])
-def test_what_is_no_list_of_keys_is_refused_at_once(keys: Any) -> None:
-    with pytest.raises(ConfigurationError) as refused:
-        Jobs(registry(), encryption_keys=keys)
-    assert NEW not in str(refused.value)
-
-
 def test_a_missing_ring_is_told_at_the_enqueue(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SQLA_JOBS_KEYS")
     with pytest.raises(ConfigurationError, match="SQLA_JOBS_KEYS"):
         shop.pay.enqueue(session, account=1, token=SECRET)
     assert not session.new
-
-
-@pytest.mark.parametrize("keys", [OTHER, "nonsense", ""])
-def test_who_cannot_decrypt_is_asked_for_the_old_key_and_not_to_make_one(
-    session: Session, monkeypatch: pytest.MonkeyPatch, keys: str
-) -> None:
-    job = shop.fetch.enqueue(session, url=SECRET)
-    session.commit()
-    drain(session, jobs)
-    session.commit()
-    monkeypatch.setenv("SQLA_JOBS_KEYS", keys)
-    with pytest.raises(JobsError, match=rf"job {job.id} .*SQLA_JOBS_KEYS") as refused:
-        shop.fetch.result(job, timeout=30)
-    assert "generate_key" not in str(refused.value)
 
 
 def test_nothing_is_imported_for_plain_tasks_and_a_missing_extra_is_told() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ArgumentsError, AsyncRunContext, Jobs, RunContext
+from sqla_jobs import ArgumentsError, Jobs, RunContext
 from sqla_jobs.testing import run_job
 from tests.helpers import wait_until
 
@@ -42,21 +41,6 @@ def query(run: RunContext, is_in_c: bool) -> None:
 
 
 @jobs.task(timeout=0.2, max_attempts=1)
-def nested(run: RunContext) -> None:
-    """Two blocks, the inner call of which ends at once."""
-    ended = threading.Event()
-
-    def end() -> None:
-        said.append("inner")
-        ended.set()
-
-    with run.cancelling(lambda: said.append("outer")):
-        with run.cancelling(end):
-            ended.wait(60)
-        said.append("goes on")
-
-
-@jobs.task(timeout=0.2, max_attempts=1)
 def broken(run: RunContext) -> None:
     def fail() -> None:
         said.append(threading.current_thread() is not threading.main_thread())
@@ -80,20 +64,6 @@ def holds(run: RunContext) -> None:
     with run.cancelling(call):
         in_progress.wait(30)
     said.append("goes on")
-
-
-@jobs.task(timeout=0.2, max_attempts=1)
-def late(run: RunContext) -> None:
-    with run.cancelling(lambda: said.append("called")):
-        pass
-    while True:
-        time.sleep(0.005)
-
-
-@jobs.task(max_attempts=1)
-async def coroutine(run: AsyncRunContext) -> None:
-    with run.cancelling(said.append):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -139,12 +109,6 @@ def run(session: Session, task: Any) -> tuple[str, str | None]:
 
 
 @pytest.mark.slow
-def test_each_of_two_blocks_calls_once_and_nothing_after_them_runs(session: Session) -> None:
-    assert run(session, nested) == ("failed", "TimeoutError")
-    assert said == ["inner", "outer"]
-
-
-@pytest.mark.slow
 def test_a_call_that_fails_is_logged_and_the_interruption_follows(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,16 +127,6 @@ def test_a_block_waits_for_a_call_in_progress(session: Session) -> None:
         let_go.set()
         wait_until(lambda: ended(session, job)[0])
     assert (said, ended(session, job)) == (["called"], ("failed", "TimeoutError"))
-
-
-@pytest.mark.slow
-def test_nothing_is_called_after_the_block(session: Session) -> None:
-    assert run(session, late) == ("failed", "TimeoutError")
-    assert said == []
-
-
-def test_a_coroutine_is_told_what_to_do_instead(session: Session) -> None:
-    assert run(session, coroutine) == ("failed", "sqla_jobs.errors.JobsError")
 
 
 def test_what_cannot_be_called_is_refused_and_tests_run_the_block(database: Engine, session: Session) -> None:

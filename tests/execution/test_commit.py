@@ -101,25 +101,6 @@ def test_a_commit_that_the_server_refuses_is_the_error_of_the_attempt(app: Engin
 
 
 @pytest.mark.slow
-def test_what_was_prepared_may_be_forgotten(app: Engine) -> None:
-    """psycopg does that after a ROLLBACK, if it has itself prepared anything."""
-    count = 0
-
-    def forget(connection: Any, *_: object) -> None:
-        nonlocal count
-        count += 1
-        if count % 5 == 0:
-            connection.execute("SELECT 1", prepare=True)
-        connection.rollback()
-
-    event.listen(app, "reset", forget)
-    found = run(app, shop.write, *({"n": n} for n in range(100)))
-    assert found == [WENT_WELL] * 100
-    assert effects(app) == dict.fromkeys(range(100), "transactional")
-    assert count >= 100
-
-
-@pytest.mark.slow
 def test_a_task_that_rolls_back_or_commits_by_itself_ends_in_a_transaction_of_its_own(app: Engine) -> None:
     assert run(app, shop.commit_and_roll_back, {"n": 1}) == [WENT_WELL]
     assert effects(app) == {1: "kept"}
@@ -212,22 +193,6 @@ def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Eng
 
 
 @pytest.mark.slow
-def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
-    """As in a test suite, whose sessions join a transaction that is rolled back at the end."""
-    with app.connect() as outer:
-        outer.begin()
-        factory = sessionmaker(app, join_transaction_mode="create_savepoint")
-
-        def joined() -> Session:
-            return factory(bind=outer)
-
-        found = run(app, shop.write, {"n": 1}, bind=joined)
-    ((outcome, _),) = found[0]
-    assert outcome == "retried"
-    assert effects(app) == {}
-
-
-@pytest.mark.slow
 def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told(app: Engine) -> None:
     """A trigger that returns NULL does so, or row level security."""
     with app.begin() as connection:
@@ -312,21 +277,3 @@ def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it() ->
             assert states(engine) == {"succeeded": 1}
             assert attempts_and_runs(engine) == (1, 1)
         engine.dispose()
-
-
-@pytest.fixture
-def seen(app: Engine) -> Iterator[list[int]]:
-    """The effects that listeners of the application saw as new, at each commit, as a search index or an audit would."""
-    found: list[int] = []
-
-    def look(session: Session) -> None:
-        found.extend(one.n for one in session.new if isinstance(one, Effect))
-
-    event.listen(Session, "before_commit", look)
-    yield found
-    event.remove(Session, "before_commit", look)
-
-
-def test_listeners_of_a_commit_see_what_the_task_has_added(app: Engine, seen: list[int]) -> None:
-    assert run(app, shop.leave_pending, {"n": 1}) == [WENT_WELL]
-    assert seen == [1]

@@ -8,21 +8,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
-    Connection,
     Engine,
     ForeignKey,
-    create_engine,
     event,
-    func,
     select,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import QueuePool
-from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import DeclarationError, Jobs
+from sqla_jobs import Jobs
 from tests.coroutines.rows import asynchronous
 from tests.helpers import states, wait_until
 
@@ -45,7 +41,6 @@ class Line(Base):
 jobs = Jobs(Base)
 waiting, go_on = threading.Event(), threading.Event()
 used: list[Session] = []
-ONCE = Retrying(wait=wait_fixed(0))
 
 
 @pytest.fixture
@@ -107,12 +102,6 @@ async def coroutine_begins_itself(session: AsyncSession, how: str) -> None:
     async with session.begin():
         session.add(Line())
     raise ValueError(how)
-
-
-@jobs.task(lazy=True)
-def with_row(session: Session, order: Order) -> str:
-    wait()
-    return "ended"
 
 
 LAZY = pytest.mark.parametrize("task", ["lazy", "lazy_coroutine", "lazy_coroutine by asyncpg"])
@@ -231,54 +220,3 @@ def test_one_that_has_lost_its_job_commits_nothing(session: Session, database: E
         wait_until(lambda: worker.runs == 1)
     assert lines(session) == 0
     assert ended(session, job_id) == []
-
-
-def test_a_row_among_its_arguments_begins_it(session: Session, database: Engine) -> None:
-    session.add(order := Order())
-    job_id = enqueued(session, "with_row", order=order)
-    with jobs.worker(clock=False):
-        assert waiting.wait(20)
-        wait_until(lambda: in_transaction(session) == 1)
-        go_on.set()
-        wait_until(lambda: ended(session, job_id))
-    assert ended(session, job_id) == [("succeeded", "ended", None)]
-
-
-@jobs.task(lazy=True, retry=ONCE, max_attempts=2)
-def read(session: Session) -> int | None:
-    return session.scalar(select(func.count(Line.id)))
-
-
-def test_where_the_server_is_read_only_its_attempt_fails_and_the_next_one_connects_anew(
-    session: Session, database: Engine
-) -> None:
-    """As where the pool still leads to a server that is a standby now."""
-    other = create_engine(database.url)
-    seen, factory = list[int](), sessionmaker(other)
-
-    @event.listens_for(factory, "after_begin")
-    def first_only(session: Session, transaction: Any, connection: Connection) -> None:
-        seen.append(connection.scalar(select(func.pg_backend_pid())) or 0)
-        if seen[-1] == seen[0]:
-            connection.execute(text("SET TRANSACTION READ ONLY"))
-
-    job_id = enqueued(session, "read")
-    with jobs.worker(bind=factory, clock=False):
-        wait_until(lambda: len(ended(session, job_id)) == 2)
-    other.dispose()
-    assert ended(session, job_id) == [("retried", None, "sqla_jobs.errors.JobsError"), ("succeeded", 0, None)]
-    error = session.scalars(select(jobs.Run.error).where(jobs.Run.error.is_not(None))).one()
-    assert error is not None
-    assert "the server is read-only" in error
-
-
-def plain(n: int) -> None: ...
-
-
-async def coroutine(n: int) -> None: ...
-
-
-@pytest.mark.parametrize(("target", "lazy"), [(plain, True), (coroutine, True), (plain, "yes")])
-def test_a_task_that_cannot_be_lazy_is_refused_when_it_is_declared(target: Any, lazy: Any) -> None:
-    with pytest.raises(DeclarationError, match="lazy"):
-        Jobs(type("Other", (DeclarativeBase,), {})).task(lazy=lazy)(target)

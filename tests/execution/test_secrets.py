@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import html
 import json
@@ -23,7 +22,6 @@ from flask.testing import FlaskClient
 from pydantic import BaseModel, Field
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from typing_extensions import TypedDict
 
@@ -36,7 +34,6 @@ from sqla_jobs.execution.held_job import Attempt
 from sqla_jobs.execution.interrupt import Body
 from sqla_jobs.queries import Queries, processes
 from sqla_jobs.rules.redaction import HIDDEN, WITHHELD
-from sqla_jobs.testing import drain
 from tests.rules.test_redaction import TEXTS
 
 BLOBS = {"no UTF-8": b"Zk19-no-text\xff\xfe\x00\x80\n'raw'"}
@@ -355,42 +352,6 @@ def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -
     for run in told.values():
         assert "DETAIL" not in f"{run.error}{run.traceback}"
         assert "[parameters" not in f"{run.error}{run.traceback}"
-
-
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_an_asynchronous_driver_tells_no_more(database: Engine, driver: str) -> None:
-    @jobs.task(name="asynchronous", max_attempts=1)
-    def plain(session: Session, way: str, value: str) -> object:
-        return RAISED[way](session, value)
-
-    async def run() -> list[Any]:
-        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
-        async with AsyncSession(engine) as session:
-            for way in ("unique", "reraised", "pending"):
-                await session.run_sync(plain.enqueue, way=way, value="personal data")
-            await session.run_sync(lambda own: drain(own, jobs, errors="record"))
-            told = select(jobs.Run.error, jobs.Run.traceback).order_by(jobs.Run.job_id)
-            runs = (await session.execute(told)).all()
-        await engine.dispose()
-        return [*runs]
-
-    told = asyncio.run(run())
-    assert len(told) == 3
-    for error, trace in told:
-        assert "violates" in error
-        for data in ("personal data", "DETAIL", "[parameters", "\n(e)\n"):
-            assert data not in f"{error}{trace}", data
-
-
-def test_the_command_line_and_a_page_say_of_a_refusal_only_what_is_no_data(session: Session) -> None:
-    session.execute(text("ALTER TABLE sqla_jobs ADD CONSTRAINT no_leak CHECK (task <> 'leak')"))
-    session.execute(text("ALTER TABLE sqla_audit ADD CONSTRAINT no_audit CHECK (subject = '')"))
-    session.commit()
-    arguments = '{"way": "itself", "secret": "Zk-refused"}'
-    done = CliRunner().invoke(main, ["enqueue", "leak", arguments, "--app", "tests.execution.test_secrets:jobs"])
-    assert done.exit_code == 1
-    assert 'violates check constraint "no_leak"' in done.output
-    assert "Zk-refused" not in done.output
 
 
 def test_what_a_context_around_a_job_raises_is_logged_without_secrets(

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from flask import Flask
-from flask.cli import FlaskGroup, ScriptInfo
+from flask.cli import FlaskGroup
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -135,14 +134,6 @@ class TestOnFlaskSQLAlchemy:
         _, err = process.communicate(timeout=30)
         assert (process.returncode, tmp_path.joinpath("log").read_text()) == (0, "loaded\n"), err
         assert [json.loads(line)["level"] for line in err.splitlines()], "the config says how it logs"
-
-
-def test_a_factory_that_no_other_process_can_import_is_refused() -> None:
-    group = FlaskGroup(create_app=lambda: Flask("shop"))
-    info = ScriptInfo(create_app=lambda: Flask("shop"))
-    result = CliRunner().invoke(group, ["jobs", "worker"], obj=info)
-    assert result.exit_code == 1
-    assert "import" in result.output
 
 
 MIGRATED = """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -56,28 +56,6 @@ def test_what_a_helper_writes_through_its_own_session_is_in_the_fenced_commit(sh
     assert effects(shop, session) == [1]
 
 
-@pytest.mark.parametrize("shop", ["sqlalchemy", "scoped"], indirect=True)
-def test_its_class_is_that_of_the_application_and_another_one_is_refused(shop: Shop, session: Session) -> None:
-    class Other(Session): ...
-
-    with shop.app.app_context():
-        kinds: dict[str, Any] = {"right": type(shop.session()), "wrong": Other}
-
-    def declare(name: str) -> None:
-        def look(session: Any) -> bool:
-            return isinstance(session, kinds[name]) and session is shop.session()
-
-        look.__annotations__["session"] = kinds[name]
-        shop.jobs.task(name=name)(look)
-
-    declare("right")
-    assert ended(shop, session, "right").runs[0].result is True
-    declare("wrong")
-
-    with pytest.raises(ConfigurationError, match="wrong"):
-        shop.jobs.worker().drain()
-
-
 def test_worker_contexts_are_entered_and_left_inside_an_application_context(shop: Shop, session: Session) -> None:
     life = list[str]()
 
@@ -117,15 +95,6 @@ def test_it_is_rolled_back_when_its_end_cannot_be_stored(
     assert effects(shop, session) == []
     session.refresh(job)
     assert (job.state, job.attempt) == ("scheduled", 1), "its lease stands, so the attempt counts"
-
-
-@pytest.mark.parametrize("shop", KINDS, indirect=True)
-def test_a_nested_context_has_a_session_of_its_own_and_does_not_disturb(shop: Shop, session: Session) -> None:
-    """Flask's documented `scoped_session` knows threads only: there the inner teardown removes the run's."""
-    job = ended(shop, session, "nested", n=1)
-    is_scoped = "sqlalchemy" not in shop.app.extensions
-    assert job.runs[0].result == [is_scoped, False, not is_scoped, True]
-    assert effects(shop, session) == ([] if is_scoped else [1])
 
 
 def test_g_is_fresh_for_each_run_even_after_one_that_leaves_a_context_open(shop: Shop, session: Session) -> None:
@@ -232,34 +201,6 @@ def test_its_session_is_that_of_a_test_which_rolls_back(
     assert effects(shop, session) == []
 
 
-@pytest.mark.parametrize("shop", ["sqlalchemy", "scoped"], indirect=True)
-def test_a_worker_inside_of_a_context_leaves_its_session_alone(shop: Shop) -> None:
-    with shop.app.app_context():
-        mine = shop.session()
-        shop.jobs.tasks["record"].enqueue(mine, n=1)
-        mine.commit()
-        mine.add(shop.Effect(n=7))
-        assert shop.jobs.worker().drain() == 1
-        assert shop.session() is mine
-        mine.commit()
-        assert sorted(mine.scalars(select(shop.Effect.n))) == [1, 7]
-
-
-def test_a_clock_and_a_session_for_reading_open_contexts_themselves(shop: Shop) -> None:
-    shop.jobs.tasks["record"].schedule("* * * * *", args={"n": 1})
-    assert shop.jobs.clock().tick() == 0
-    with shop.jobs._binding().session() as session:
-        assert session.scalar(select(shop.jobs.Schedule.cron)) == "* * * * *"
-
-
-def test_a_worker_for_another_database_keeps_the_context(shop: Shop, engine: Engine, session: Session) -> None:
-    job = shop.jobs.tasks["leave_open"].enqueue(session, n=1)
-    session.commit()
-    assert shop.jobs.worker(bind=engine).drain() == 1
-    session.refresh(job)
-    assert job.runs[0].result is True
-
-
 class TestWhichApplication:
     """`Jobs` are made once, applications by a factory."""
 
@@ -314,73 +255,6 @@ class TestWhichApplication:
             jobs.worker(clock=False)
         jobs.bind(engine)
         assert jobs.worker(clock=False)
-
-    def test_two_databases_are_one_too_many(self, jobs: Jobs[Any], engine: Engine) -> None:
-        app = self.app("one", SQLALCHEMY_DATABASE_URI=engine.url)
-        SQLAlchemy(app)
-        jobs.bind(engine)
-        FlaskJobs(jobs, app)
-        with pytest.raises(ConfigurationError):
-            jobs.worker(clock=False)
-        jobs.bind({"eu": engine, "us": engine})
-        with pytest.raises(ConfigurationError, match="eu, us"):
-            jobs.worker(clock=False)
-
-    def test_an_application_carries_one(self, jobs: Jobs[Any], engine: Engine) -> None:
-        app = self.app("one")
-        carried = FlaskJobs(jobs, app, bind=engine)
-        carried.init_app(app)
-        assert app.extensions["sqla_jobs"] is carried
-        with pytest.raises(ConfigurationError):
-            FlaskJobs(jobs, app)
-
-
-def test_models_may_be_in_a_bind_of_their_own(database_url: str) -> None:
-    class Base(DeclarativeBase): ...
-
-    app = Flask(__name__)
-    elsewhere = create_engine(database_url)
-    app.config["SQLALCHEMY_BINDS"] = {"jobs": elsewhere.url}
-    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://nobody@127.0.0.1:1/nowhere"
-    db = SQLAlchemy(model_class=Base)
-    db.init_app(app)
-
-    class Kept(db.Model):  # type: ignore[name-defined, misc]
-        __abstract__ = True
-        __bind_key__ = "jobs"
-
-    jobs = Jobs(Kept)
-    FlaskJobs(jobs, app)
-
-    @jobs.task(name="hello")
-    def hello(session: Session) -> str:
-        return "hello"
-
-    with app.app_context():
-        db.create_all("jobs")
-        job = hello.enqueue(db.session)
-        db.session.commit()
-        assert jobs.worker().drain() == 1
-        db.session.refresh(job)
-        assert job.runs[0].result == "hello"
-        db.session.remove()
-        for engine in db.engines.values():
-            engine.dispose()
-    elsewhere.dispose()
-
-
-def test_settings_are_checked_when_the_application_is_made() -> None:
-    class Base(DeclarativeBase): ...
-
-    jobs = Jobs(Base)
-    app = Flask(__name__)
-    app.config["SQLA_JOBS_QUEUE"] = {"default": 8}
-    with pytest.raises(ConfigurationError, match="'SQLA_JOBS_QUEUE'"):
-        FlaskJobs(jobs, app)
-    app.config.pop("SQLA_JOBS_QUEUE")
-    app.config["SQLA_JOBS_CONCURRENCY"] = "many"
-    with pytest.raises(ConfigurationError, match=r"'SQLA_JOBS_CONCURRENCY'.*'many'"):
-        FlaskJobs(jobs, app)
 
 
 def test_each_run_is_inside_a_context_of_the_application_too(database_url: str) -> None:

@@ -63,24 +63,6 @@ def test_a_forked_child_follows_by_a_hub_of_its_own(database: Engine) -> None:
             assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_forked_child_may_close_what_its_parent_follows(database: Engine) -> None:
-    with Session(database) as session:
-        job = settle.enqueue(session, n=1)
-        session.commit()
-        updates = iter(jobs.follow(job.id, timeout=20))
-        assert next(updates).state == "queued"
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                updates.close()
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitpid(pid, 0)[1] == 0
-        updates.close()
-
-
 def test_who_leaves_early_leaves_nothing_behind(database: Engine) -> None:
     with Session(database) as session:
         job = settle.enqueue(session, n=1)

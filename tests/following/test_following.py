@@ -124,17 +124,6 @@ def test_a_job_that_is_deleted_meanwhile(session: Session) -> None:
             waiting.result(20)
 
 
-def test_the_result_of_another_task_or_type_is_refused(session: Session) -> None:
-    one = settle.enqueue(session, n=1)
-    session.commit()
-    with jobs.worker(clock=False), pytest.raises(ArgumentsError, match="settle"):
-        report.result(one, timeout=20)
-    session.execute(text("UPDATE sqla_runs SET result = '\"seven\"'"))
-    session.commit()
-    with pytest.raises(ArgumentsError):
-        settle.result(one, timeout=20)
-
-
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of jobs of each read."""

@@ -73,20 +73,6 @@ def test_what_waits_since_a_version_with_limits_runs_in_one_without(database: En
         wait_until(lambda: states(database) == {"succeeded": 5})
 
 
-def test_a_task_with_all_the_limits_there_can_be_is_within_each(database: Engine) -> None:
-    """Three of its own, fairness, and two of an operator's."""
-    shared = [ConcurrencyLimit(3, name=name) for name in "ab"]
-    jobs = version(database, *shared, ConcurrencyLimit(1, name="d", key="n"), fair_by="n")
-    enqueue(database, jobs, [1] * 6, seconds=0.1)
-    with Session(database) as session:
-        jobs.set_limit(session, "send", running=5)
-        jobs.set_limit(session, "send", rate=100, per=1)
-        session.commit()
-    with jobs.worker({"default": 4}, clock=False), jobs.worker({"default": 4}, clock=False):
-        wait_until(lambda: left(database) == 0)
-    assert most_at_once(database, "send") == {None: 1}
-
-
 @pytest.mark.parametrize(("was_stored", "how"), [(True, "commit"), (False, "rollback")])
 def test_a_worker_starts_beside_somebody_who_has_set_a_limit_and_has_not_committed(
     database: Engine, was_stored: bool, how: str

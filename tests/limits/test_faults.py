@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ConfigurationError
 from sqla_jobs.queries import Queries
 from tests import limited_shop as shop
 from tests.conftest import ROOT
@@ -35,18 +34,6 @@ def insert_plainly(engine: Engine, task: str, count: int) -> None:
         )
 
 
-def test_gates_are_given_whatever_the_databases_default_isolation_is(database: Engine) -> None:
-    """There each statement is in a transaction, which is to be committed."""
-    insert_plainly(database, "pair", 6)
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        level = f"ALTER DATABASE {database.url.database} SET default_transaction_isolation = 'repeatable read'"
-        connection.execute(text(level))
-    database.dispose()
-    with jobs.worker({"default": 4}, clock=False):
-        wait_until(lambda: left(database) == 0)
-    assert most_at_once(database, "pair") == {None: 2}
-
-
 def test_a_row_that_cannot_be_given_its_gates_holds_up_no_other(database: Engine) -> None:
     insert_plainly(database, "pair", 6)
     with Session(database) as session:
@@ -69,24 +56,6 @@ def test_a_drain_whose_limit_another_transaction_inserts_ends_and_says_what_kept
     assert "Error: not drained: no job of pair may start" in ended.stderr
     assert states(database) == {"queued": 1}
     assert jobs.worker().drain() == 1
-
-
-def test_a_drain_asks_seldom_while_another_transaction_keeps_its_jobs(database: Engine) -> None:
-    insert_plainly(database, "pair", 1)
-    asked: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
-        asked.append(statement)
-
-    with database.connect() as other:
-        other.execute(text(INSERT))
-        event.listen(Engine, "before_cursor_execute", note)
-        try:
-            with pytest.raises(ConfigurationError, match="not drained"):
-                jobs.worker(heartbeat=1, lease=9).drain()
-        finally:
-            event.remove(Engine, "before_cursor_execute", note)
-    assert 0 < sum("INSERT INTO sqla_limits" in statement for statement in asked) < 40
 
 
 def test_what_was_claimed_is_not_given_back_while_the_answer_is_under_way(database: Engine) -> None:

@@ -91,19 +91,6 @@ def set_default(engine: Engine, name: str, value: str) -> None:
     engine.dispose()
 
 
-def test_everybody_who_looks_takes_the_same_lock(database: Engine) -> None:
-    """A worker names the schema in which it found the tables; an application leaves that to its search path."""
-    with as_worker(database, jobs) as claims:
-        jobs.bind(database)
-        with Session(database) as session:
-            jobs.set_limit(session, "stripe", rate=5, per=60)
-            session.commit()
-        with lock_held(claims.engine, jobs) as worker, beside(lambda: jobs.spend("stripe")) as spend:
-            wait_until(lambda: waiting_for_locks(database) == 1)
-            worker.rollback()
-        assert spend.result()
-
-
 # --- crashes: see test_crashes
 
 

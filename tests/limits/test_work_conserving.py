@@ -67,7 +67,7 @@ def interrupted_often() -> Generator[None]:
 
 
 def test_the_time_of_a_rate_may_come_while_a_worker_goes_to_rest(database: Engine) -> None:
-    enqueue(database, shop.dripping, [{"n": n} for n in range(500)])
+    enqueue(database, shop.dripping, [{"n": n} for n in range(250)])
     with interrupted_often():
         run_all(database)
 

@@ -15,8 +15,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqla_jobs import Jobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.migrations import LATEST, citus, upgrade
-from tests.migrations.test_migrations import objects, run
+from tests.migrations.test_migrations import objects
 
 
 class Base(DeclarativeBase):
@@ -108,15 +107,6 @@ def test_no_worker_starts_on_tables_that_citus_manages(beside_citus: Engine) -> 
             service.start()
     checked = invoke(beside_citus, "migrate", "--check")
     assert (checked.exit_code, "sqla_runs: kind is a table of Citus" in checked.stdout) == (1, True)
-
-
-def test_an_alembic_history_may_make_the_triggers_too(engine: Engine) -> None:
-    make_stand_in(engine)
-    run(engine, lambda op: upgrade(op, from_=0, to=LATEST, schema="ops", prefix="our_"))
-    run(engine, lambda op: citus(op, schema="ops", prefix="our_"))
-    with engine.connect() as connection:
-        triggers = "SELECT count(*) FROM pg_trigger WHERE tgfoid = 'ops.our_two_phases'::regproc"
-        assert connection.scalar(text(triggers)) == 3
 
 
 def test_without_citus_there_is_nothing_to_force(engine: Engine) -> None:

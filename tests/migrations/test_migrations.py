@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
 from sqla_jobs.migrations.running import STEPS
 from sqla_jobs.testing.databases import new_database
-from tests.application import JOBS, READS_TOML, SEPARATORS, Application, import_as_old_alembics_forget_to
+from tests.application import JOBS, Application
 
 CATALOG = r"""
 SELECT 'schema', nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
@@ -200,14 +199,14 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     before = catalog(database_url)
     way(app)
     assert "No new upgrade operations" in app.alembic("check")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
+    app.sqla_jobs("migrate", "shop:jobs", "--check")
     run_a_job(app.shop())
 
     with new_database(server_url) as created:
         other = Application(tmp_path, created)
         create(other.shop(), created)
         assert objects(created) == objects(database_url)
-        other.sqla_jobs("migrate", "--check", "shop:jobs")
+        other.sqla_jobs("migrate", "shop:jobs", "--check")
         other.alembic("stamp", "heads")
         assert "No new upgrade operations" in other.alembic("check")
 
@@ -216,28 +215,6 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     else:
         app.alembic("downgrade", "-1")
     assert catalog(database_url) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", [next(iter(SEPARATORS)), *(["pyproject"] if READS_TOML else [])])
-def test_the_branch_is_found_by_each_form_of_version_locations(form: str, tmp_path: Path, database_url: str) -> None:
-    app = fresh(tmp_path, database_url, {}, "pyproject" if form == "pyproject" else "generic")
-    if form != "pyproject":
-        app.locate_revisions(*LOCATIONS, separator=form)
-    else:
-        path = tmp_path / "pyproject.toml"
-        line = f"version_locations = {json.dumps(LOCATIONS)}\n"
-        path.write_text(path.read_text().replace("[tool.alembic]\n", f"[tool.alembic]\n{line}"))
-
-    assert "sqla_jobs_0003 (sqla_jobs) (head)" in app.alembic("heads")
-    assert "Multiple head revisions" in app.alembic("upgrade", "head", code=-1)
-    app.alembic("upgrade", "heads")
-    app.alembic("merge", "heads", "-m", "merge")
-    app.alembic("upgrade", "head")
-    app.alembic("revision", "-m", "next")
-    assert set(app.revisions_by_message()) == {"orders", "merge", "next"}, "all files are in its own folder"
-    app.alembic("upgrade", "head")
-    app.alembic("check")
 
 
 @pytest.mark.slow
@@ -250,13 +227,13 @@ def test_columns_of_the_application_are_found_by_its_own_autogenerate(tmp_path: 
         "    origin: Mapped[str] = mapped_column(server_default='web')\n"
     )
     app.write_shop(more=own + JOBS.format(options="job_class=MyJob"))
-    told = app.sqla_jobs("migrate", "--check", "shop:jobs", code=1)
+    told = app.sqla_jobs("migrate", "shop:jobs", "--check", code=1)
     assert "column order_id is missing" in told
     assert "column origin is missing" in told
     app.alembic("revision", "--autogenerate", "-m", "own columns")
     app.alembic("upgrade", "head")
     assert "No new upgrade operations" in app.alembic("check")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
+    app.sqla_jobs("migrate", "shop:jobs", "--check")
 
 
 @pytest.mark.slow
@@ -300,30 +277,6 @@ def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Appl
     refusal = app.sqla_jobs("migrate", "shop:jobs", code=1)
     assert "public.alembic_version" in refusal
     assert "CREATE TABLE sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--sql")
-
-
-@pytest.mark.slow
-def test_autogenerate_makes_the_tables(tmp_path: Path, database_url: str) -> None:
-    app = Application(tmp_path, database_url)
-    app.write_shop(more=JOBS.format(options="schema='ops', prefix='x_'"))
-    app.begin_history(configure="include_schemas=True")
-    execute(database_url, "CREATE SCHEMA ops")
-    app.alembic("revision", "--autogenerate", "-m", "everything")
-    import_as_old_alembics_forget_to(app.folder / "alembic")
-    app.alembic("upgrade", "head")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
-
-
-@pytest.mark.slow
-def test_the_branch_says_what_its_environment_lacks(tmp_path: Path, database_url: str) -> None:
-    app = fresh(tmp_path, database_url, {})
-    app.locate_revisions(*LOCATIONS)
-    app.write_shop()
-    with pytest.raises(ConfigurationError, match=r"env\.py"):
-        app.alembic("upgrade", "heads")
-    app.write_shop(more=JOBS.format(options="") + "Jobs(Base, prefix='x_')")
-    with pytest.raises(ConfigurationError, match="sqla_jobs, x_jobs"):
-        app.alembic("upgrade", "heads")
 
 
 def run(engine: Engine, step: Callable[[Operations], None]) -> None:

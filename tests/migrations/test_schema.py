@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from click.testing import CliRunner
-from sqlalchemy import Connection, Engine, ForeignKey, Index, Text, create_engine, text
+from sqlalchemy import Connection, Engine, ForeignKey, Index, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry
 
 from sqla_jobs import ConfigurationError, JobMixin, Jobs
@@ -118,38 +117,6 @@ def test_what_the_application_adds_is_its_own_business(connection: Connection) -
     ):
         connection.execute(text(statement))
     assert compare(connection, jobs._models) == []
-
-
-def test_comparing_needs_no_right_but_to_make_temporary_tables(connection: Connection) -> None:
-    connection.execute(text("CREATE ROLE sqla_jobs_reader; SET LOCAL ROLE sqla_jobs_reader"))
-    with pytest.raises(Exception, match="permission denied for schema ops"), connection.begin_nested():
-        compare(connection, jobs._models)
-    connection.execute(text("RESET ROLE; GRANT USAGE ON SCHEMA ops TO sqla_jobs_reader"))
-    connection.execute(text("SET LOCAL ROLE sqla_jobs_reader"))
-    assert compare(connection, jobs._models) == []
-    left = "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()"
-    assert not connection.scalar(text(left)), "nothing is left of them"
-
-
-@pytest.mark.slow
-def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: Engine) -> None:
-    def check(*options: str) -> tuple[int, str]:
-        done = CliRunner().invoke(main, ["migrate", "--check", "tests.shop:jobs", *options])
-        return done.exit_code, done.output
-
-    assert check()[0] == 0
-    code, listed = check("--json")
-    assert (code, [one["found"] for one in json.loads(listed)]) == (0, ["effects.job_id has no index"])
-    with database.begin() as connection:
-        connection.execute(text("ALTER TABLE sqla_jobs ALTER queue DROP NOT NULL; DROP TABLE sqla_audit"))
-    code, lines = check()
-    assert (code, len(lines.splitlines()) >= 2) == (1, True)
-    code, listed = check("--json")
-    assert code == 1
-    assert json.loads(listed) == [
-        {"table": "sqla_jobs", "what": "nullability of column queue", "expected": "NOT NULL", "found": "NULL"},
-        {"table": "sqla_audit", "what": "table", "expected": "", "found": None},
-    ]
 
 
 def say(engine: Engine, comment: str) -> None:
@@ -282,14 +249,6 @@ def test_workers_and_clocks_go_on_with_tables_of_the_next_version(database: Engi
         session.commit()
     shop.jobs.clock().tick()
     assert shop.jobs.worker().drain() == 3
-
-
-def test_an_engine_in_autocommit_leaves_no_temporary_table(database: Engine) -> None:
-    engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
-    jobs = shop.jobs
-    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        assert compare(connection, jobs._models) == []
-    engine.dispose()
 
 
 def test_a_plain_job_pays_for_few_indexes_and_short_checks(engine: Engine) -> None:

@@ -1,6 +1,5 @@
 """The models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
 
-import pickle
 import re
 import subprocess
 import sys
@@ -32,18 +31,15 @@ from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     MappedAsDataclass,
-    MappedSQLExpression,
     Session,
     column_property,
     declarative_base,
-    declared_attr,
     mapped_column,
     registry,
-    relationship,
 )
 from sqlmodel import Field, SQLModel
 
-from sqla_jobs import ArgumentsError, ConfigurationError, JobMixin, Jobs, JobState
+from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
 from sqla_jobs.testing import drain
 
 CONVENTION = {
@@ -153,25 +149,6 @@ def test_every_base_gives_the_same_tables_and_jobs_that_run(make: Callable[[], A
     base.metadata.create_all(engine)
     with Session(engine) as session:
         assert type(run_one(jobs, session)).__name__ == "SqlaJob"
-
-
-def test_a_relationship_by_name_finds_the_job_model_of_the_application() -> None:
-    class Base(DeclarativeBase):
-        pass
-
-    Jobs(Base, prefix="")
-
-    class Job(Base):
-        __tablename__ = "positions"
-        id: Mapped[int] = mapped_column(primary_key=True)
-
-    class Applicant(Base):
-        __tablename__ = "applicants"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        job_id: Mapped[int] = mapped_column(ForeignKey("positions.id"))
-        job: Mapped[Any] = relationship("Job")
-
-    assert Applicant.job.property.entity.class_ is Job
 
 
 def test_a_naming_convention_renames_nothing_in_the_database(engine: Engine) -> None:
@@ -310,39 +287,6 @@ def test_a_table_of_sqlmodel_refers_to_a_job(engine: Engine) -> None:
         session.add(Report(job_id=job.id))
         session.commit()
         assert session.scalars(select(Report)).one().job_id == job.id
-
-
-@pytest.mark.slow
-def test_a_job_class_may_compute_columns(engine: Engine) -> None:
-    class Noted(JobMixin):
-        note: Mapped[str | None] = mapped_column(Text)
-
-        @declared_attr
-        @classmethod
-        def shout(cls) -> MappedSQLExpression[str]:
-            return column_property(func.upper(cls.note))
-
-    jobs = Jobs(Base := plain_base(), job_class=Noted)
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        job = run_one(jobs, session)
-        assert job.shout is None
-        double = jobs.tasks["double"]
-        other = double.options(columns={"note": "now"}).enqueue(session, n=1)
-        double.options(columns={"note": "many"}).enqueue_many(session, [{"n": 1}])
-        assert sorted(session.scalars(select(jobs.Job.shout).where(jobs.Job.note.is_not(None)))) == ["MANY", "NOW"]
-        assert other.shout == "NOW"
-        with pytest.raises(ArgumentsError, match="shout"):
-            double.options(columns={"shout": "NOW"})
-
-
-def test_a_row_can_be_pickled_where_its_class_is_made(engine: Engine) -> None:
-    jobs = Jobs(base := plain_base(), prefix="kept_")
-    base.metadata.create_all(engine)
-    with Session(engine) as session:
-        job = run_one(jobs, session)
-        again, run = pickle.loads(pickle.dumps((job, job.runs[0])))
-    assert (type(again), again.id, again.args, run.result) == (jobs.Job, job.id, {"n": 21}, 42)
 
 
 def test_importing_the_package_loads_none_of_its_edges() -> None:

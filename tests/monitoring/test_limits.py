@@ -58,7 +58,7 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_reported(declared: Engi
     for about, waiting, remedy in (
         ('limit keyed of key "a b"', "1 job ", "limit clear keyed --key '\"a b\"'"),
         ("limit of queue default", "2 jobs ", "limit clear --queue default"),
-        ("rate rated", "0 jobs ", "limit set rated --rate N --per SECONDS"),
+        ("rate rated", "0 jobs ", "limit clear rated"),
     ):
         assert "for 1 d 1 h" in found[about][0]
         assert waiting in found[about][0]

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
-from sqla_jobs import ConfigurationError
-from sqla_jobs.opentelemetry import instrument
 from tests.conftest import ROOT
-from tests.traced_shop import jobs
 
 
 @pytest.mark.slow
@@ -29,10 +25,3 @@ def test_without_the_api_the_remedy_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.endswith("pip install 'sqla-jobs[opentelemetry]'\n")
-
-
-def test_arguments_of_wrong_types_are_named() -> None:
-    wrong: Any = {"parent": "yes", "tracer_provider": 3, "meter_provider": 3}
-    for name, value in wrong.items():
-        with pytest.raises(ConfigurationError, match=name):
-            instrument(jobs, **{name: value})

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs.opentelemetry.names import SCHEMA
+from sqla_jobs.opentelemetry.metrics import SCHEMA
 from tests import traced_shop as shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import states

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -103,20 +103,6 @@ def test_what_a_run_enqueues_is_part_of_its_trace(session: Session, exported: Ex
     assert links(exported.span("process mail")) == [ids(exported.span("send mail"))]
 
 
-def test_a_run_without_a_context_has_no_link(session: Session, exported: Exported) -> None:
-    session.execute(text("""INSERT INTO sqla_jobs (task, args) VALUES ('looks', '{}')"""))
-    session.execute(text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('looks', '{}', '{"request": "x"}')"""))
-    drain(session, jobs)
-    assert [(span.parent, span.links) for span in exported.spans("process default")] == [(None, ())] * 2
-
-
-def test_headers_that_the_caller_gives_stay(session: Session, exported: Exported) -> None:
-    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    shop.mails.options(headers={"traceparent": given}).enqueue(session, to="ada")
-    drain(session, jobs)
-    assert links(exported.span("process mail")) == [(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)]
-
-
 def looks_for(session: Session, user: str) -> Any:
     """A job that was enqueued with such baggage."""
     token = context.attach(baggage.set_baggage("user", user))
@@ -185,13 +171,6 @@ def test_an_enqueue_that_is_refused_is_an_error(session: Session, exported: Expo
     assert (send.status.description, send.events) == (None, ())
 
 
-def test_a_job_that_is_inserted_at_once_is_named_by_its_id(session: Session, exported: Exported) -> None:
-    job = shop.mails.options(unique_key="ada").enqueue(session, to="ada")
-    attributes = exported.span("send mail").attributes
-    assert attributes is not None
-    assert attributes["messaging.message.id"] == str(job.id)
-
-
 def untold(session: Session) -> int:
     session.rollback()
     return session.scalar(text("SELECT count(*) FROM sqla_runs WHERE untold_at IS NOT NULL")) or 0
@@ -219,39 +198,3 @@ def test_a_lost_run_is_an_error_span_of_the_process_that_is_told(session: Sessio
     assert (process.attributes["sqla_jobs.outcome"], process.attributes["error.type"]) == ("lost", "Lost")
     assert exported.total("messaging.client.consumed.messages") == 1
     assert (process.end_time or 0) - (process.start_time or 0) == pytest.approx(9e9, rel=0.01)
-
-
-class _Broken(SpanProcessor):
-    """Raises as `when` says."""
-
-    def __init__(self, when: str) -> None:
-        self._when = when
-
-    def on_start(self, span: Span, parent_context: context.Context | None = None) -> None:
-        if self._when == "start" and span.name.startswith("process"):
-            raise RuntimeError("of the processor")
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if self._when == "end" and span.name.startswith("process"):
-            raise RuntimeError("of the processor")
-
-
-@pytest.mark.parametrize("when", ["start", "end"])
-def test_a_processor_of_spans_that_raises_stops_no_job(
-    session: Session, exported: Exported, caplog: pytest.LogCaptureFixture, when: str
-) -> None:
-    exported.traces.add_span_processor(_Broken(when))
-    job = shop.mails.enqueue(session, to="ada")
-    drain(session, jobs)
-    assert job.state == "succeeded"
-    assert "of the processor" in caplog.text
-    assert not trace.get_current_span().get_span_context().is_valid
-
-
-def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
-    shop.mails.enqueue(session, to="ada")
-    with exported.traces.get_tracer("test").start_as_current_span("test"):
-        drain(session, jobs)
-    process = exported.span("process mail")
-    assert process.parent == exported.span("test").context
-    assert links(process) == [ids(exported.span("send mail"))]

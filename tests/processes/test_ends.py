@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
 from tests import leaving_shop
 from tests.conftest import ROOT, StartWorker
 from tests.helpers import spawning, states, wait_until
-from tests.leaving_shop import leave, leave_to_thread, limited, terminate_a_fork
+from tests.leaving_shop import leave, leave_to_thread, terminate_a_fork
 
 pytestmark = pytest.mark.slow
 
@@ -116,21 +116,6 @@ def test_a_worker_that_cannot_start_ends_with_1_whatever_the_application_has_sta
     worker = start_worker(nowhere, "--drain", application="tests.leaving_shop:jobs")
     assert worker.wait(IN_TIME) == 1
     assert NAMED["executor"] in log_of("worker-0", tmp_path)
-
-
-def test_a_drain_that_fails_ends_with_1_although_a_context_never_ends(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    enqueue(database, "context")
-    with Session(database) as session:
-        limited.options(queue="context").enqueue(session)
-        session.commit()
-    options = ("--drain", "--grace", f"{GRACE:g}", "--queues", "context")
-    with database.connect() as other:
-        other.execute(text("INSERT INTO sqla_limits (gate, running, tasks) VALUES ('#limited', 1, '{limited}')"))
-        worker = start_worker(database_url, *options, application="tests.leaving_shop:jobs")
-        assert worker.wait(STARTS_WITHIN + IN_TIME) == 1
-    assert NAMED["context"] in log_of("worker-0", tmp_path)
 
 
 def test_a_process_that_a_job_has_forked_can_be_terminated(

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
 from sqla_jobs.cli.naming import named_application
-from sqla_jobs.cli.running import clock, worker
+from sqla_jobs.cli.running import worker
 from sqla_jobs.flask import cli as flask
 from sqla_jobs.testing import make_job
 from tests.application import Application
@@ -320,7 +320,7 @@ def test_the_other_ways_of_the_docs_make_the_tables(
     (written,) = app.revisions()
     written.write_text(written.read_text().partition("def upgrade")[0] + blocks(MIGRATIONS, "python")[1].code)
     app.alembic("upgrade", "head")
-    app.sqla_jobs("migrate", "--check", "shop:jobs")
+    app.sqla_jobs("migrate", "shop:jobs", "--check")
 
 
 def test_the_commands_of_the_docs_are_accepted_with_their_options() -> None:
@@ -329,7 +329,7 @@ def test_the_commands_of_the_docs_are_accepted_with_their_options() -> None:
         ("sqla-jobs",): main,
         ("python", "-m", "sqla_jobs"): main,
         ("python", "-m", "sqla_jobs.worker"): worker,
-        ("python", "-m", "sqla_jobs.clock"): clock,
+        ("python", "-m", "sqla_jobs.clock"): worker,
         ("flask", "--app", "shop", "jobs"): flask,
     }
     lines = {line for page in PAGES for block in blocks(page, "sh") for line in block.code.splitlines()}

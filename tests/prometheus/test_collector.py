@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,10 +13,9 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import ConfigurationError, Jobs
-from sqla_jobs.runtime.counters import BUCKETS
+from sqla_jobs import Jobs
 from tests import limited_shop, shop
-from tests.helpers import refuse, wait_until
+from tests.helpers import wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
 
@@ -124,21 +122,6 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     assert 40 <= found["sqla_jobs_wait_seconds_sum", "default", "write"] < 100
 
 
-def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_end_from_then_on(
-    session: Session,
-) -> None:
-    with jobs.worker(clock=False) as worker:
-        seen = registry(jobs)
-        shop.mark.enqueue_many(session, ({"n": n} for n in range(3)))
-        shop.write.enqueue(session, n=1)
-        session.commit()
-        wait_until(lambda: worker.runs == 4)
-        wait_until(lambda: ended(scrape(seen)) == {("succeeded", "mark"): 3, ("succeeded", "write"): 1})
-        found = scrape(seen)
-    started = {key[2]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
-    assert started == {"mark": 3, "write": 1}
-
-
 @pytest.mark.parametrize(("number", "shown"), [(100, 100), (101, 0)])
 def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, number: int, shown: int) -> None:
     of_many = Jobs(type("Base", (DeclarativeBase,), {}), bind=database)
@@ -160,30 +143,6 @@ def ended(found: Samples) -> Samples:
     return {(key[1], key[3]): value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
 
 
-def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(session: Session) -> None:
-    seen = registry(jobs)
-    for task in ("wait", "wait", "of_another_application"):
-        orphan(session, task)
-    wanted = ("sqla_jobs_runs_ended_total", "lost", "default", "of_another_application")
-    scrape(seen)
-    assert scrape(seen)[wanted] == 0, "that it rises can be seen"
-    with jobs.worker(["other"], heartbeat=0.05, lease=5, clock=False):
-        wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
-    assert scrape(seen)["sqla_jobs_run_seconds_count", "default", "wait"] == 0, "nobody knows how long they took"
-
-
-def orphan(session: Session, task: str) -> None:
-    """A job that runs, of a process that is no more."""
-    session.execute(
-        text(
-            "INSERT INTO sqla_jobs (task, args, state, attempt, current_run_id, process_id, started_at) "
-            "VALUES (:task, '{}', 'running', 1, nextval('sqla_runs_id_seq'), gen_random_uuid(), now())"
-        ),
-        {"task": task},
-    )
-    session.commit()
-
-
 @pytest.mark.slow
 def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session: Session, database: Engine) -> None:
     seen = registry(jobs)
@@ -197,39 +156,6 @@ def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session
         shop.gate.set()
         wait_until(lambda: worker.runs >= 2)
     assert ended(scrape(seen)) == {("lost", "wait"): 1, ("succeeded", "wait"): 1}
-
-
-def test_a_result_that_the_server_refuses_has_ended_as_failed(session: Session) -> None:
-    seen = registry(jobs)
-    refuse(session, "NEW.result = '7'", table="sqla_runs", when="BEFORE INSERT")
-    shop.mark.enqueue_many(session, ({"n": n} for n in range(10)))
-    session.commit()
-    jobs.worker().drain()
-    assert ended(scrape(seen)) == {("succeeded", "mark"): 9, ("failed", "mark"): 1}
-
-
-def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session, engine: Engine) -> None:
-    other = limited_shop.jobs
-    limited_shop.Base.metadata.create_all(engine)
-    other.bind(engine)
-    seen = CollectorRegistry(auto_describe=True)
-    seen.register(sqla_jobs.prometheus.collector({"shop": jobs, "limited": other}))
-    shop.mark.options(queue="mail").enqueue_many(session, ({"n": n} for n in range(3)))
-    limited_shop.pair.enqueue(session, n=1)
-    session.commit()
-    jobs.worker(["mail"]).drain()
-    shown = generate_latest(seen).decode()
-    found = parsed(shown)
-    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mail", "mark"] == 3
-    assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
-    assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
-
-
-def test_what_is_no_jobs_is_refused_by_the_collector() -> None:
-    wrong: list[Any] = [{}, "x", {"shop": 3}]
-    for given in wrong:
-        with pytest.raises(ConfigurationError):
-            sqla_jobs.prometheus.collector(given)
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:
@@ -280,37 +206,6 @@ def test_the_number_of_series_is_bounded(session: Session) -> None:
     assert len(of_tasks | counted.keys()) == 101
     assert "other" in counted
     assert found["sqla_jobs_runs_ended_total", "succeeded", "default", "counted7"] == 2
-
-
-def test_a_run_is_counted_by_its_queue_and_many_queues_of_a_task_are_one(database: Engine) -> None:
-    seen = registry(jobs)
-    jobs._counters.ended(end_of("mark", queue=f"of_customer_{n % 300}") for n in range(600))
-    found = {
-        key[2]: value for key, value in scrape(seen).items() if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")
-    }
-    assert (found["of_customer_0"], found["of_customer_1"]) == (2, 2)
-    assert len(found) == 101
-    assert (sum(found.values()), found["other"]) == (600, 400)
-
-
-def test_the_number_of_pairs_of_tasks_and_queues_is_bounded(database: Engine) -> None:
-    seen = registry(jobs)
-    jobs._counters.ended(end_of(f"task{n % 20}", queue=f"queue{n // 20}") for n in range(400))
-    pairs = [key[2:] for key in scrape(seen) if key[:2] == ("sqla_jobs_runs_ended_total", "succeeded")]
-    assert len(pairs) == 100 + 20, "each task has the rest of its queues in one"
-
-
-def test_a_histogram_has_a_run_in_the_bucket_that_its_length_fits(database: Engine) -> None:
-    seen = registry(jobs)
-    jobs._counters.ended(end_of("mark", seconds) for seconds in (0.0, 0.005, 0.0051, 3600.0, 4000.0, -1.0))
-    lines = generate_latest(seen).decode().splitlines()
-    buckets = {
-        line.partition('le="')[2].partition('"')[0]: float(line.split()[-1])
-        for line in lines
-        if line.startswith("sqla_jobs_run_seconds_bucket{le")
-    }
-    assert list(map(float, buckets)) == [*BUCKETS, float("inf")]
-    assert [buckets["0.005"], buckets["0.025"], buckets["600"], buckets["3600"], buckets["+Inf"]] == [3, 4, 4, 5, 6]
 
 
 def test_limits_are_told_by_name_and_never_by_key(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

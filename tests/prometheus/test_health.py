@@ -24,7 +24,7 @@ from tests.shop import jobs, mark
 
 
 def healthcheck() -> int:
-    return CliRunner().invoke(main, ["status", "--exit-code", "tests.shop:jobs"]).exit_code
+    return CliRunner().invoke(main, ["status", "tests.shop:jobs", "--exit-code"]).exit_code
 
 
 def execute(engine: Engine, statement: str) -> None:
@@ -99,19 +99,6 @@ def test_a_parent_whose_main_loop_hangs_is_not_alive(monkeypatch: pytest.MonkeyP
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 11)
     assert report.why_not_alive() is not None
-
-
-@pytest.mark.parametrize("port", ["0", "::1:9100"])
-def test_a_port_that_cannot_be_is_a_wrong_command_line(port: str) -> None:
-    done = CliRunner().invoke(main, ["worker", "tests.shop:jobs", "--metrics-port", port])
-    assert (done.exit_code, port in done.output) == (2, True), done.output
-
-
-def test_a_port_that_somebody_has_is_an_error_that_names_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        done = CliRunner().invoke(main, ["worker", "tests.shop:jobs", "--metrics-port", address])
-    assert (done.exit_code, address in done.output) == (2, True), done.output
 
 
 def test_healthcheck_looks_for_a_fresh_heartbeat_of_a_worker_of_this_host(database: Engine) -> None:

@@ -12,9 +12,8 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from tests import metered_shop, shop
-from tests.conftest import StartWorker
 from tests.counting import children_of, runs, states, worker_pids
-from tests.helpers import refuse, wait_until
+from tests.helpers import wait_until
 from tests.prometheus.conftest import Observed, Samples, StartObserved, parsed
 
 pytestmark = pytest.mark.slow
@@ -77,32 +76,6 @@ def test_the_counts_of_all_children_are_one_and_never_fall_though_children_die(
     seen.append(counters(scrape(worker)))
     for earlier, later in pairwise(seen):
         assert [key for key, value in earlier.items() if later[key] < value] == []
-
-
-def test_what_a_killed_child_had_begun_is_counted_as_it_is_stored(
-    database: Engine, database_url: str, start_observed: StartObserved
-) -> None:
-    with Session(database) as session:
-        refuse(session, "NEW.outcome = 'lost'", table="sqla_runs", when="BEFORE INSERT")
-        shop.die_by.enqueue(session, how="kill")
-        session.commit()
-    worker = start_observed(database_url)
-    wait_until(lambda: runs(database, "failed") == 1)
-    wait_until(lambda: ended(scrape(worker)) == {("failed", "die_by"): 1})
-
-
-def test_the_runs_of_a_dead_host_are_counted_by_the_worker_that_takes_them_back(
-    database: Engine, database_url: str, start_worker: StartWorker, start_observed: StartObserved
-) -> None:
-    dead = start_worker(database_url)
-    with Session(database) as session:
-        shop.mark.enqueue(session, n=1, seconds=600)
-        shop.mark.options(queue="elsewhere").enqueue(session, n=2)
-        session.commit()
-    wait_until(lambda: states(database)["running"] == 1)
-    os.killpg(dead.pid, signal.SIGKILL)
-    worker = start_observed(database_url, "--queues", "other")
-    wait_until(lambda: ended(scrape(worker)) == {("lost", "mark"): 1})
 
 
 def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(

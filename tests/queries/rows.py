@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import pytest
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, func, insert, select
 
-from sqla_jobs.queries import Claimed, processes
+from sqla_jobs.queries import processes
 from tests.shop import jobs
 
 Job, Limit, Start = jobs.Job, jobs._models.Limit, jobs._models.Start
@@ -45,25 +44,3 @@ def started(connection: Connection, gate: str, *ago: float, counts: Sequence[int
 
 def register(connection: Connection) -> uuid.UUID:
     return processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
-
-
-def queued_again(connection: Connection, *gates: str) -> int:
-    """A job of a schedule that has been tried twice and has been due for 90 seconds."""
-    tried = {"attempt": 2, "progress": 0.5, "progress_message": "half", "headers": {"a": "b"}, "priority": 3}
-    again = queued(connection, *gates, **tried)
-    due = func.now() - text("interval '90 s'")
-    connection.execute(update(Job).where(Job.id == again).values(run_at=due, scheduled_for=due))
-    return again
-
-
-def assert_claimed(connection: Connection, lease: Claimed, again: int, me: uuid.UUID) -> None:
-    """That a job of `queued_again` is claimed in full, in its row and in the lease."""
-    job = connection.execute(select(Job.__table__).where(Job.id == again)).one()
-    assert (job.state, job.attempt, job.process_id, job.current_run_id) == ("running", 3, me, lease.run_id)
-    assert (job.progress, job.progress_message) == (None, None)
-    assert (job.started_at - job.run_at).total_seconds() == pytest.approx(lease.waited)
-    assert 90 <= lease.waited < 120
-    assert lease.scheduled_for == job.scheduled_for
-    told = (lease.job_id, lease.process_id, lease.task, lease.queue, lease.priority, lease.position, lease.attempt)
-    assert told == (again, me, "mark", "default", 3, job.position, 3)
-    assert (lease.args, lease.headers) == ('{"n": 1}', '{"a": "b"}')

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
-from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.values import EVERYWHERE, PRIORITIES, Among
-from tests.queries.rows import assert_claimed, queued, queued_again, register
+from tests.queries.rows import queued, register
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
@@ -41,18 +40,6 @@ def claim(connection: Connection, slots: dict[str, int] | None = None, **more: A
 
 def taken(connection: Connection, slots: dict[str, int] | None = None, **more: Any) -> list[int]:
     return [job.job_id for job in claim(connection, slots, **more)]
-
-
-def test_a_claim_is_written_in_full(connection: Connection) -> None:
-    again, me = queued_again(connection), register(connection)
-    (lease,) = QUERIES.claim(connection, me, {"default": 1}, ["mark"])
-    assert_claimed(connection, lease, again, me)
-
-
-@pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])
-def test_attempts_are_counted_as_far_as_numbers_go(connection: Connection, before: int, after: int) -> None:
-    queued(connection, attempt=before)
-    assert [job.attempt for job in claim(connection)] == [after]
 
 
 @pytest.mark.parametrize(
@@ -89,26 +76,12 @@ def test_the_order_is_not_that_in_which_the_rows_lie(connection: Connection) -> 
     assert taken(connection, {"default": 1}) == [second]
 
 
-def test_each_job_is_offered_once(connection: Connection) -> None:
-    ids = [queued(connection, priority=priority) for priority in PRIORITIES]
-    assert sorted(taken(connection, {"default": 100})) == sorted(ids)
-    assert connection.scalar(select(func.count(Job.current_run_id.distinct()))) == len(ids)
-
-
 def test_the_floor_of_a_priority_hides_what_lies_at_and_below_it(connection: Connection) -> None:
     below, at, above, elsewhere = (queued(connection, priority=priority) for priority in (0, 0, 0, 1))
     floors: dict[int, int] = dict(zip(PRIORITIES, EVERYWHERE, strict=True))
     floors[0] = connection.execute(select(Job.position).where(Job.id == at)).scalar_one()
     assert taken(connection, floors={"default": [*floors.values()]}) == [above, elsewhere]
     assert taken(connection) == [below, at]
-
-
-def test_rows_that_cannot_be_read_are_passed_over_and_some_are_asked_for_alone(connection: Connection) -> None:
-    first, second, third = (queued(connection) for _ in range(3))
-    assert taken(connection, among=Among(only=[first, second], set_aside=[first])) == [second]
-    assert taken(connection, among=Among(set_aside=[first])) == [third]
-    assert taken(connection, among=Among(only=[])) == []
-    assert taken(connection) == [first]
 
 
 PAUSES: dict[str, tuple[dict[str, Any], bool]] = {
@@ -236,46 +209,3 @@ class TestIsDue:
             assert self.is_due(connection), "and one of two is held while it looks"
             other.rollback()
             assert len(other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE SKIP LOCKED")).all()) == 1
-
-
-def test_queued_jobs_of_tasks_that_a_worker_does_not_know_are_counted(connection: Connection) -> None:
-    for values in ({}, {"state": "scheduled"}, {"queue": "other"}, {"task": "mark"}):
-        queued(connection, **{"task": "new", **values})
-    assert QUERIES.unknown_to(connection, ["default"], ["mark"]) == {"new": 1}
-
-
-class TestPoll:
-    """Whether other jobs were queued already, with limits and without."""
-
-    @staticmethod
-    def is_more(connection: Connection, **more: Any) -> bool:
-        return QUERIES.poll(connection, ["default", "mail"], ["mark", "wait"], **more).is_more
-
-    @pytest.mark.parametrize("gates", [None, ["#a"]], ids=str)
-    def test_a_job_that_could_be_taken(self, connection: Connection, gates: Any) -> None:
-        for values in ({"queue": "other"}, {"task": "unknown"}, {"state": "succeeded"}):
-            queued(connection, **values)
-        assert not self.is_more(connection)
-        one = queued(connection, gates=gates)
-        assert self.is_more(connection)
-        assert not self.is_more(connection, among=Among(set_aside=[one]))
-        assert not self.is_more(connection, among=Among(only=[]))
-
-    def test_one_that_it_queues_itself(self, connection: Connection) -> None:
-        queued(connection, state="scheduled")
-        assert not self.is_more(connection)
-
-    @pytest.mark.parametrize(("paused", "name"), [(Queue, "mail"), (PausedTask, "wait")])
-    def test_a_pause_keeps_its_queue_or_task(self, connection: Connection, paused: Any, name: str) -> None:
-        connection.execute(insert(paused).values(name=name, paused_at=func.now()))
-        queued(connection, task="wait", queue="mail")
-        assert not self.is_more(connection)
-        queued(connection)
-        assert self.is_more(connection)
-
-    def test_it_says_whether_jobs_wait_behind_gates(self, connection: Connection) -> None:
-        queued(connection)
-        queued(connection, state="scheduled", run_at=func.now() + HOUR, gates=["#a"])
-        assert not QUERIES.poll(connection, ["default"], ["mark"]).has_limits
-        queued(connection, gates=["#a"])
-        assert QUERIES.poll(connection, ["default"], ["mark"]).has_limits

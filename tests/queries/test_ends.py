@@ -12,10 +12,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text, u
 from sqlalchemy.orm import Session
 
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import ERASED, Failure, Outcome
-from sqla_jobs.rules.redaction import ERASED_ARGS
-from sqla_jobs.rules.value_checks import MAX_ID
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
@@ -226,15 +223,40 @@ def test_what_follows_a_loss(connection: Connection, way: str, times: int, value
     assert (job.finished_at is not None) == (state in ("failed", "cancelled"))
 
 
-@pytest.mark.parametrize("way", LOSING)
-@pytest.mark.parametrize("replaced_at", ["before", "after"])
-def test_losses_of_a_job_that_was_replaced_count_since_then(connection: Connection, way: str, replaced_at: str) -> None:
-    (mine,) = begun(connection, times_replaced=1)
-    lost_before(connection, [mine], 3)
-    if replaced_at == "after":
-        connection.execute(update(Job).where(Job.id == mine.job_id).values(created_at=func.clock_timestamp()))
-    LOSING[way](connection, [mine])
-    assert a_job(connection, mine).state == ("scheduled" if replaced_at == "before" else "queued")
+def test_a_rescue_after_the_clock_went_back_leaves_a_run_that_ends_no_earlier_than_it_began(
+    connection: Connection,
+) -> None:
+    (mine,) = begun(connection, started_at=func.now() + HOUR)
+    rescue(connection, [mine])
+    (run,) = runs(connection, mine)
+    assert run.started_at == run.finished_at
+
+
+@pytest.mark.parametrize(("lock", "rescued"), [("NO KEY UPDATE", 1), ("KEY SHARE", 2)])
+def test_a_rescue_leaves_what_somebody_changes_and_not_what_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None, lock: str, rescued: int
+) -> None:
+    leases = begun(connection, 2)
+    connection.execute(delete(Process))
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text(f"SELECT FROM sqla_jobs WHERE id = {leases[0].job_id} FOR {lock}"))
+        assert len(QUERIES.rescue(connection)) == rescued
+        connection.rollback()
+
+
+def test_an_end_leaves_a_job_that_somebody_changes_and_not_one_that_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None
+) -> None:
+    (lease,) = begun(connection)
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE"))
+        assert finish(connection, lease, Outcome.failed(WHY)) == {lease.run_id: "locked"}
+        connection.rollback()
+        other.rollback()
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
+        assert finish(connection, lease, Outcome.failed(WHY)) == {}
 
 
 @pytest.mark.parametrize("way", LOSING)
@@ -276,158 +298,3 @@ def claimed_again(connection: Connection, lease: Claimed) -> Claimed:
     me = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
     (claimed,) = QUERIES.claim(connection, me, {"default": 1}, list(jobs.tasks))
     return claimed
-
-
-def test_a_rescue_leaves_a_run_in_full(connection: Connection) -> None:
-    (mine,) = begun(connection)
-    before = a_job(connection, mine)
-    rescue(connection, [mine])
-    (run,) = runs(connection, mine)
-    assert (run.id, run.attempt, run.process_id) == (mine.run_id, 3, mine.process_id)
-    assert (run.outcome, run.error_type) == ("lost", "Lost")
-    assert run.error == f"process {mine.process_id} stopped before the job ended"
-    assert run.started_at == before.started_at
-    assert run.started_at < run.finished_at == run.untold_at
-
-
-def test_a_rescue_after_the_clock_went_back_leaves_a_run_that_ends_no_earlier_than_it_began(
-    connection: Connection,
-) -> None:
-    (mine,) = begun(connection, started_at=func.now() + HOUR)
-    rescue(connection, [mine])
-    (run,) = runs(connection, mine)
-    assert run.started_at == run.finished_at
-
-
-@pytest.mark.parametrize("run_id", [0, MAX_ID + 1, "taken"])
-@pytest.mark.parametrize("way", LOSING)
-def test_a_run_whose_id_cannot_be_gets_another(connection: Connection, way: str, run_id: Any) -> None:
-    (mine,) = begun(connection)
-    if run_id == "taken":
-        lost_before(connection, [mine], 1)
-        run_id = max(run.id for run in runs(connection, mine))
-    connection.execute(update(Job).where(Job.id == mine.job_id).values(current_run_id=run_id))
-    LOSING[way](connection, [mine._replace(run_id=run_id)])
-    assert a_job(connection, mine).state in ("queued", "scheduled")
-    last = runs(connection, mine)[-1]
-    assert last.process_id == mine.process_id
-    assert last.id == connection.scalar(text("SELECT last_value FROM sqla_runs_id_seq"))
-
-
-@pytest.mark.parametrize("run_id", [1, MAX_ID])
-@pytest.mark.parametrize("way", LOSING)
-def test_a_run_keeps_the_id_of_its_lease_at_both_ends_of_what_an_id_can_be(
-    connection: Connection, way: str, run_id: int
-) -> None:
-    (mine,) = begun(connection)
-    connection.execute(update(Job).where(Job.id == mine.job_id).values(current_run_id=run_id))
-    LOSING[way](connection, [mine._replace(run_id=run_id)])
-    assert [run.id for run in runs(connection, mine)] == [run_id]
-
-
-def test_only_what_runs_without_a_process_is_rescued_so_many_at_a_time(connection: Connection) -> None:
-    alive = begun(connection, 2)
-    dead = begun(connection, 4)
-    ended = {"state": "cancelled", "finished_at": Job.started_at}
-    connection.execute(update(Job).where(Job.id == dead[3].job_id).values(ended))
-    connection.execute(delete(Process).where(Process.id == dead[0].process_id))
-    aside = Among(set_aside=[dead[0].job_id])
-    assert {job.job_id for job in QUERIES.rescue(connection, among=aside)} == {one.job_id for one in dead[1:3]}
-    connection.rollback()
-    dead = begun(connection, 3)
-    connection.execute(delete(Process))
-    only = Among(only=[dead[0].job_id, dead[1].job_id])
-    assert len(QUERIES.rescue(connection, limit=1, among=only)) == 1
-    assert len(QUERIES.rescue(connection, among=only)) == 1
-    (told,) = QUERIES.rescue(connection)
-    assert (told.job_id, told.state, told.task, told.queue) == (dead[2].job_id, "queued", "mark", "default")
-    assert (told.attempt, told.max_attempts) == (3, 5)
-    assert (told.run_id, told.process_id, told.headers) == (dead[2].run_id, dead[2].process_id, None)
-    assert len(alive) == 2
-
-
-@pytest.mark.parametrize(("lock", "rescued"), [("NO KEY UPDATE", 1), ("KEY SHARE", 2)])
-def test_a_rescue_leaves_what_somebody_changes_and_not_what_is_referred_to(
-    shared: Engine, connection: Connection, emptied: None, lock: str, rescued: int
-) -> None:
-    leases = begun(connection, 2)
-    connection.execute(delete(Process))
-    connection.commit()
-    with shared.connect() as other:
-        other.execute(text(f"SELECT FROM sqla_jobs WHERE id = {leases[0].job_id} FOR {lock}"))
-        assert len(QUERIES.rescue(connection)) == rescued
-        connection.rollback()
-
-
-PERSONAL = {"result": {"n": 1}, "error": "why", "traceback": "where"}
-
-
-def erasable(connection: Connection) -> list[Claimed]:
-    """Two jobs in the middle of their attempts, each with an earlier run."""
-    leases = begun(connection, 2, unique_key=None, progress_message="half", headers={"a": "b"})
-    for lease in leases:
-        connection.execute(insert(Run).values(job_id=lease.job_id, attempt=1, outcome="retried", **PERSONAL))
-    return leases
-
-
-def test_a_job_that_is_about_to_succeed_is_erased_with_its_runs_and_no_other_is(connection: Connection) -> None:
-    lease, other = erasable(connection)
-    QUERIES.erase_running(connection, lease)
-    job, (run,) = a_job(connection, lease), runs(connection, lease)
-    assert (job.args == ERASED_ARGS, job.progress_message, job.headers, job.state) == (True, None, None, "running")
-    assert (run.result, run.error, run.traceback) == (None, None, None)
-    job, (run,) = a_job(connection, other), runs(connection, other)
-    assert (job.args, job.progress_message, job.headers) == ({"n": 1}, "half", {"a": "b"})
-    assert (run.result, run.error, run.traceback) == tuple(PERSONAL.values())
-
-
-@pytest.mark.parametrize("wrong", ["job_id", "run_id", "process_id", "state"])
-def test_a_lease_that_no_longer_stands_erases_nothing(connection: Connection, wrong: str) -> None:
-    lease, other = erasable(connection)
-    if wrong == "state":
-        connection.execute(update(Job).where(Job.id == lease.job_id).values(state="succeeded"))
-    elif wrong == "process_id":
-        lease = lease._replace(process_id=uuid.uuid4())
-    else:
-        lease = lease._replace(**{wrong: getattr(other, wrong)})
-    QUERIES.erase_running(connection, lease)
-    assert set(connection.scalars(select(Job.progress_message))) == {"half"}
-    assert set(connection.scalars(select(Run.error))) == {"why"}
-
-
-@pytest.mark.parametrize("held", ["sqla_jobs WHERE id", "sqla_runs WHERE job_id"])
-def test_an_end_that_erases_leaves_what_somebody_changes_and_not_what_is_referred_to(
-    shared: Engine, connection: Connection, emptied: None, held: str
-) -> None:
-    lease, other_lease = erasable(connection)
-    connection.commit()
-    ends = [RunEnd(lease, ERASED, 0.25, 0.5)]
-    with shared.connect() as other:
-        other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR NO KEY UPDATE"))
-        assert QUERIES.finish_any(connection, ends) == {lease.run_id: "locked"}
-        connection.rollback()
-        other.rollback()
-        other.execute(text(f"SELECT FROM {held} = {other_lease.job_id} FOR NO KEY UPDATE"))
-        other.execute(text(f"SELECT FROM {held} = {lease.job_id} FOR KEY SHARE"))
-        assert QUERIES.finish_any(connection, ends) == {}
-    last, earlier = runs(connection, lease)
-    job = a_job(connection, lease)
-    assert (job.attempt, last.attempt) == (3, 3)
-    assert (job.state, job.current_run_id, job.process_id, job.progress_message) == ("succeeded", None, None, None)
-    assert job.finished_at is not None
-    assert (last.outcome, earlier.result, earlier.error, earlier.traceback) == ("succeeded", None, None, None)
-    assert [run.error for run in runs(connection, other_lease)] == ["why"]
-
-
-def test_an_end_leaves_a_job_that_somebody_changes_and_not_one_that_is_referred_to(
-    shared: Engine, connection: Connection, emptied: None
-) -> None:
-    (lease,) = begun(connection)
-    connection.commit()
-    with shared.connect() as other:
-        other.execute(text("SELECT FROM sqla_jobs FOR NO KEY UPDATE"))
-        assert finish(connection, lease, Outcome.failed(WHY)) == {lease.run_id: "locked"}
-        connection.rollback()
-        other.rollback()
-        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
-        assert finish(connection, lease, Outcome.failed(WHY)) == {}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from sqlalchemy import Connection, func, update
+from sqlalchemy import Connection
 
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limit_status import GateStatus
@@ -13,8 +11,6 @@ from tests.queries.rows import limit, queued, running, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
-Job, Start = jobs.Job, jobs._models.Start
-FOUR = ["#a", "#b", "#c", "#d"]
 
 
 def status(connection: Connection, gate: str, holders: int = 0) -> GateStatus | None:
@@ -27,46 +23,6 @@ def one(connection: Connection, gate: str, holders: int = 0) -> GateStatus:
     found = status(connection, gate, holders)
     assert found is not None
     return found
-
-
-class TestGates:
-    def test_they_are_told_in_the_order_in_which_they_were_asked_for(self, connection: Connection) -> None:
-        for gate in ("#a", "#b", "#c"):
-            limit(connection, gate, running=1)
-        assert [found.gate for found in QUERIES.gate_statuses(connection, ["#b", "#none", "#c", "#a"])] == [
-            "#b",
-            "#c",
-            "#a",
-        ]
-
-    @pytest.mark.parametrize("place", [0, 4])
-    def test_what_runs_counts_at_each_place(self, connection: Connection, place: int) -> None:
-        limit(connection, "#m", running=3)
-        first, second = (running(connection, *FOUR[:place], "#m") for _ in range(2))
-        running(connection, *FOUR, "#e")
-        queued(connection, *FOUR[:place], "#m")
-        found = one(connection, "#m", holders=1)
-        assert (found.running, found.rate, found.per, found.used, found.holders) == (3, None, None, 2, [first])
-        assert one(connection, "#m", holders=9).holders == [first, second]
-        assert not found.is_full
-
-    def test_a_row_of_each_key_and_one_of_a_single_key(self, connection: Connection) -> None:
-        limit(connection, "#m=", running=1)
-        limit(connection, "#m=2", running=2)
-        limit(connection, "#m=3")
-        assert [one(connection, f"#m={n}").running for n in (1, 2, 3)] == [1, 2, 1]
-        assert status(connection, "#m") is None
-        assert one(connection, "#m=").running == 1
-
-
-class TestQueues:
-    def test_those_that_began_first_are_named(self, connection: Connection) -> None:
-        limit(connection, "@default", running=3)
-        first, second = (running(connection) for _ in range(2))
-        running(connection, queue="mail")
-        queued(connection)
-        connection.execute(update(Job).where(Job.id == first).values(current_run_id=10**9))
-        assert one(connection, "@default", holders=9).holders == [second, first]
 
 
 class TestRates:
@@ -118,11 +74,10 @@ def test_starts_of_each_key_of_a_rate(connection: Connection) -> None:
 
 
 class TestKeysInUse:
-    @pytest.mark.parametrize("place", [0, 4])
-    def test_what_runs_counts_at_each_place(self, connection: Connection, place: int) -> None:
+    def test_what_runs_counts(self, connection: Connection) -> None:
         for gate in ("#m=1", "#m=2", "#m", "#m>", "#m2=1", "#l=1", "#n=1"):
-            running(connection, *FOUR[:place], gate)
-        queued(connection, *FOUR[:place], "#m=3")
+            running(connection, gate)
+        queued(connection, "#m=3")
         assert QUERIES.keys_in_use(connection, ["#m=", "#none="]) == {"#m=": 2, "#none=": 0}
 
 
@@ -141,92 +96,3 @@ class TestWaitingGroups:
             (["#b"], 1, False),
             (["#a"], 1, False),
         ]
-        assert QUERIES.waiting_groups(connection, exact=True) == found
-
-    def test_so_many_are_looked_at_and_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._GROUPS", 3)
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 3)
-        for gate, count in (("#a", 2), ("#b", 3), ("#c", 1), ("#d", 1)):
-            for _ in range(count):
-                queued(connection, gate)
-        found = QUERIES.waiting_groups(connection)
-        assert [(one.gates, one.waiting, one.is_least) for one in found] == [
-            (["#a"], 2, False),
-            (["#b"], 2, True),
-            (["#c"], 1, True),
-        ]
-        assert [one.waiting for one in QUERIES.waiting_groups(connection, exact=True)] == [2, 3, 1, 1]
-
-
-class TestHeldKeys:
-    def test_a_failed_job_that_keeps_a_key_while_others_wait(self, connection: Connection) -> None:
-        limit(connection, "!k=", running=1, hold=True)
-        failed = queued(connection, "!k=1", state="failed", started_at=func.now())
-        for state in ("queued", "queued", "scheduled"):
-            queued(connection, "!k=1", state=state)
-        queued(connection, "!k=2")
-        queued(connection, "!k>", state="failed", started_at=func.now())
-        queued(connection, "!k>")
-        assert QUERIES.held_keys(connection, 9) == [(failed, "!k=1", 2)]
-
-    @pytest.mark.parametrize(
-        ("row", "values", "job"),
-        [
-            ("!k=", {"running": 1}, {}),
-            ("!k=", {"hold": True}, {}),
-            ("!k=1", {"running": 1, "hold": True}, {}),
-            ("!j=", {"running": 1, "hold": True}, {}),
-            ("!l=", {"running": 1, "hold": True}, {}),
-            ("!k=", {"running": 1, "hold": True}, {"state": "scheduled"}),
-            ("!k=", {"running": 1, "hold": True}, {"started_at": None}),
-        ],
-    )
-    def test_one_that_keeps_none(
-        self, connection: Connection, row: str, values: dict[str, Any], job: dict[str, Any]
-    ) -> None:
-        limit(connection, row, **values)
-        queued(connection, "!k=2", **{"state": "failed", "started_at": func.now(), **job})
-        queued(connection, "!k=2")
-        assert QUERIES.held_keys(connection, 9) == []
-
-    def test_so_many_are_told_and_counted(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.limit_status._COUNTED", 2)
-        failed: list[int] = []
-        for name in "nm":
-            limit(connection, f"!{name}=", running=1, hold=True)
-        for name in "mn":
-            for key in range(2):
-                gate = f"!{name}={key}"
-                failed.append(queued(connection, gate, state="failed", started_at=func.now()))
-                for _ in range(3):
-                    queued(connection, gate)
-        found = QUERIES.held_keys(connection, 3)
-        assert [(held.job_id, held.waiting) for held in found] == [(job_id, 2) for job_id in failed[:3]]
-
-
-class TestHeadOfKey:
-    @pytest.fixture(autouse=True)
-    def limited(self, connection: Connection) -> None:
-        limit(connection, "!k=", running=1, hold=True)
-        for state in ("scheduled", "failed", "queued"):
-            queued(connection, "!k=2", state=state, started_at=func.now(), position=1)
-
-    def head(self, connection: Connection) -> int | None:
-        return QUERIES.head_of_key(connection, "!k=1")
-
-    def test_what_has_begun_goes_before_what_has_not(self, connection: Connection) -> None:
-        assert self.head(connection) is None
-        ranks = [("queued", False), ("queued", True), ("failed", True), ("scheduled", True)]
-        for number, (state, begun) in enumerate(ranks, 1):
-            later = {"started_at": func.now()} if begun else {}
-            places = (20 * number + 1, 20 * number)
-            _, first = (queued(connection, "!k=1", state=state, position=place, **later) for place in places)
-            assert self.head(connection) == first, (state, begun)
-
-    @pytest.mark.parametrize("state", ["scheduled", "failed"])
-    def test_a_key_that_nothing_limits(self, connection: Connection, state: str) -> None:
-        limit(connection, "!l=", hold=True)
-        limit(connection, "!m", running=1, hold=True)
-        for gate in ("!l=1", "!m=1"):
-            queued(connection, gate, state=state, started_at=func.now())
-            assert QUERIES.head_of_key(connection, gate) is None

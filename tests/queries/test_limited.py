@@ -11,12 +11,10 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from sqla_jobs.database.driver import driver, execute
 from sqla_jobs.database.preparing import PLANNED_ONCE
-from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.claim_limited import ClaimLimited, Look
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.values import Among
-from tests.queries.rows import assert_claimed, limit, queued, queued_again, register, running, started
+from tests.queries.rows import limit, queued, register, running, started
 from tests.shop import jobs
 
 QUERIES = Queries(jobs._models)
@@ -36,19 +34,6 @@ def taken(connection: Connection, room: int = 9, **more: Any) -> list[int]:
     return [job.job_id for job in look(connection, room, **more).claimed]
 
 
-def test_a_claim_is_written_in_full(connection: Connection) -> None:
-    again, me = queued_again(connection, "#a"), register(connection)
-    (lease,) = look(connection, me=me).claimed
-    assert_claimed(connection, lease, again, me)
-    assert lease.gates == ("#a",)
-
-
-@pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])
-def test_attempts_are_counted_as_far_as_numbers_go(connection: Connection, before: int, after: int) -> None:
-    queued(connection, "#a", attempt=before)
-    assert [job.attempt for job in look(connection).claimed] == [after]
-
-
 @pytest.mark.parametrize(
     "other",
     [{"state": "scheduled"}, {"queue": "mail"}, {"task": "unknown"}],
@@ -64,22 +49,6 @@ def test_jobs_are_taken_that_are_queued_in_its_queue_of_its_tasks(
     assert taken(connection) == [one]
 
 
-def test_jobs_without_gates_are_left_to_other_claims(connection: Connection) -> None:
-    queued(connection)
-    assert taken(connection) == []
-
-
-@pytest.mark.parametrize("gate", ["#a", "!a=1"])
-def test_rows_that_cannot_be_read_are_passed_over_and_some_are_asked_for_alone(
-    connection: Connection, gate: str
-) -> None:
-    first, second = queued(connection, gate), queued(connection, "#b")
-    assert taken(connection, among=Among(only=[])) == []
-    assert taken(connection, among=Among(set_aside=[first])) == [second]
-    assert taken(connection, among=Among(only=[second])) == []
-    assert taken(connection, among=Among(only=[first])) == [first]
-
-
 def test_a_pause_keeps_its_queue_or_task_and_no_other(connection: Connection) -> None:
     paused, one, two = queued(connection, "#a", task="wait"), queued(connection, "#a"), queued(connection, "#a")
     connection.execute(insert(PausedTask).values(name="wait", paused_at=func.now()))
@@ -91,35 +60,6 @@ def test_a_pause_keeps_its_queue_or_task_and_no_other(connection: Connection) ->
     connection.execute(update(Queue).values(paused_until=func.now() - SECOND))
     connection.execute(update(PausedTask).values(paused_until=func.now() - SECOND))
     assert taken(connection) == [paused, two]
-
-
-def test_a_process_without_a_row_gets_nothing_and_another_row_does_not_help(connection: Connection) -> None:
-    one = queued(connection, "#a")
-    register(connection)
-    assert taken(connection, me=uuid.uuid4()) == []
-    assert taken(connection) == [one]
-
-
-class TestQueues:
-    def test_no_more_run_than_its_limit(self, connection: Connection) -> None:
-        limit(connection, "@default", running=3)
-        limit(connection, "@mail", running=1)
-        running(connection)
-        running(connection, queue="mail")
-        queued(connection)
-        ids = [queued(connection, "#a") for _ in range(3)]
-        assert taken(connection) == ids[:2]
-        assert taken(connection) == []
-
-    def test_the_room_of_the_worker_counts_where_it_is_smaller(self, connection: Connection) -> None:
-        limit(connection, "@default", running=5)
-        ids = [queued(connection, "#a") for _ in range(3)]
-        assert taken(connection, 2) == ids[:2]
-
-    def test_a_row_without_a_number_limits_nothing(self, connection: Connection) -> None:
-        limit(connection, "@default")
-        one = queued(connection, "#a")
-        assert taken(connection) == [one]
 
 
 class TestConcurrency:
@@ -140,21 +80,6 @@ class TestConcurrency:
         limit(connection, "#n=", running=0)
         ids = {gate: [queued(connection, gate) for _ in range(3)] for gate in ("#m=1", "#m=2", "#m=3", "#m")}
         assert taken(connection, 20) == sorted([ids["#m=1"][0], *ids["#m=2"][:2], ids["#m=3"][0], *ids["#m"]])
-
-    def test_a_row_without_numbers_limits_nothing_and_that_of_each_key_counts_instead(
-        self, connection: Connection
-    ) -> None:
-        limit(connection, "#m=", running=1)
-        limit(connection, "#m=2")
-        ids = [queued(connection, "#m=2") for _ in range(2)]
-        assert taken(connection) == ids[:1]
-
-    def test_of_several_gates_the_narrowest_counts(self, connection: Connection) -> None:
-        limit(connection, "#a", running=3)
-        limit(connection, "#b", running=1)
-        limit(connection, "#c", running=2)
-        ids = [queued(connection, "#a", "#b", "#c") for _ in range(3)]
-        assert taken(connection) == ids[:1]
 
     def test_groups_that_share_a_gate_share_its_room(self, connection: Connection) -> None:
         limit(connection, "#a", running=3)
@@ -183,27 +108,6 @@ class TestGroups:
         after = queued(connection, "#c")
         assert taken(connection) == [one, after]
 
-    @pytest.mark.parametrize("gate", ["#a", "#b"])
-    def test_one_of_another_queue_takes_none_of_the_room(self, connection: Connection, gate: str) -> None:
-        queued(connection, "#a", queue="mail")
-        one = queued(connection, gate)
-        assert taken(connection, 1) == [one]
-
-    def test_they_are_walked_through_in_their_order_and_not_in_that_of_the_rows(self, connection: Connection) -> None:
-        ids = [queued(connection, f"#{n}") for n in (3, 2, 1)]
-        assert [taken(connection, 1) for _ in range(3)] == [[one] for one in reversed(ids)]
-
-    def test_all_that_begin_as_one_that_is_full_are_one_step(
-        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("sqla_jobs.queries.claim_limited._STEPS", 3)
-        limit(connection, "#b", running=0)
-        limit(connection, "#b2=", running=0)
-        for other in range(5):
-            queued(connection, "#b", f"#b2={other}")
-        one = queued(connection, "#c")
-        assert taken(connection) == [one]
-
     def test_one_that_is_full_at_its_second_gate_leaves_the_first_to_others(self, connection: Connection) -> None:
         limit(connection, "#b", running=0)
         queued(connection, "#a", "#b", "#c")
@@ -220,21 +124,6 @@ class TestGroups:
         assert [job.job_id for job in second.claimed] == ids[2:]
         assert look(connection, 2, cursor=second.cursor).cursor == "{}"
 
-    def test_a_group_that_comes_first_is_no_reason_to_go_on(self, connection: Connection) -> None:
-        limit(connection, "#m=", running=2)
-        running(connection, "#m=1")
-        ids = [queued(connection, gate) for gate in ("#m=1", "#n")]
-        found = look(connection, 2, hints={("#m=1",): 1}, cursor="{#m=1}")
-        assert ([job.job_id for job in found.claimed], found.cursor) == (ids, "{}")
-
-    def test_a_look_that_finds_them_all_begins_anew(self, connection: Connection) -> None:
-        queued(connection, "#a")
-        assert look(connection, 2).cursor == "{}"
-        limit(connection, "#b", running=0)
-        queued(connection, "#a")
-        queued(connection, "#b")
-        assert look(connection, 2).cursor == "{}", "one that is full is not one that was found"
-
     def test_a_look_goes_so_many_steps(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sqla_jobs.queries.claim_limited._STEPS", 3)
         limit(connection, "#m=", running=0)
@@ -242,18 +131,6 @@ class TestGroups:
             queued(connection, f"#m={n}")
         found = look(connection)
         assert (found.claimed, found.cursor) == ([], "{#m=2}")
-
-    def test_a_queue_without_room_keeps_the_cursor_where_it_is(self, connection: Connection) -> None:
-        limit(connection, "@default", running=0)
-        queued(connection, "#a")
-        found = look(connection)
-        assert (found.claimed, found.cursor) == ([], "{}")
-
-    def test_what_somebody_took_meanwhile_leaves_room_to_the_others(self, connection: Connection) -> None:
-        """The groups are looked at before the jobs."""
-        first = [queued(connection, "#a", task="unknown"), queued(connection, "#a")]
-        second = queued(connection, "#b")
-        assert taken(connection) == [first[1], second]
 
 
 class TestHints:
@@ -273,60 +150,8 @@ class TestHints:
         assert taken(connection, 1, hints={("#m=2",): 1}) == [first]
         assert taken(connection, 1, hints={("#m=2",): 2}) == [second]
 
-    def test_one_was_full_if_one_of_its_gates_was(self, connection: Connection) -> None:
-        limit(connection, "#m", running=2)
-        limit(connection, "#n", running=9)
-        queued(connection, "#a")
-        one = queued(connection, "#m", "#n")
-        running(connection, "#m", "#n")
-        assert taken(connection, 1, hints={("#m", "#n"): 1}) == [one]
-
-    def test_several_hints_each_with_its_number(self, connection: Connection) -> None:
-        limit(connection, "#m=", running=2)
-        ids = [queued(connection, f"#m={n}") for n in range(4)]
-        hints = {("#m=1",): 1, ("#m=3",): 2, ("#m=2",): 2}
-        assert taken(connection, 2, hints=hints) == [ids[2], ids[3]]
-
-    def test_a_rate_does_not_make_a_group_full(self, connection: Connection) -> None:
-        """Its room does not come from what ended."""
-        limit(connection, "%m", rate=2, per=60)
-        first, second = queued(connection, "#a"), queued(connection, "%m")
-        assert taken(connection, 1, hints={("%m",): 2}) == [first]
-        limit(connection, "#n", running=2)
-        third = queued(connection, "#n", "%m")
-        assert taken(connection, 1, hints={("#n", "%m"): 2}) == [third]
-        assert taken(connection, 1) == [second]
-
-    def test_a_group_that_comes_first_is_not_claimed_twice(self, connection: Connection) -> None:
-        limit(connection, "#m=", running=2)
-        ids = [queued(connection, "#m=1") for _ in range(3)]
-        found = look(connection, hints={("#m=1",): 2})
-        assert [job.job_id for job in found.claimed] == ids[:2]
-        assert found.cursor == "{}"
-
-    def test_a_hint_without_jobs_changes_nothing(self, connection: Connection) -> None:
-        limit(connection, "#m=", running=2)
-        one, two = queued(connection, "#m=1"), queued(connection, "#m=3")
-        found = look(connection, hints={("#m=2",): 2})
-        assert [job.job_id for job in found.claimed] == [one, two]
-
 
 class TestOrder:
-    def test_only_the_head_goes_whatever_its_priority(self, connection: Connection) -> None:
-        limit(connection, "!k=", running=1)
-        first = queued(connection, "!k=1", priority=5)
-        second = queued(connection, "!k=1")
-        other = queued(connection, "!k=2")
-        assert sorted(taken(connection)) == [first, other]
-        assert taken(connection) == []
-        connection.execute(update(Job).where(Job.id == first).values(state="succeeded"))
-        assert taken(connection) == [second]
-
-    def test_the_head_is_that_with_the_lowest_position(self, connection: Connection) -> None:
-        later, first = (queued(connection, "!k=1", position=position) for position in (2, 1))
-        assert taken(connection) == [first]
-        assert taken(connection) == [later]
-
     @pytest.mark.parametrize("elsewhere", [{"queue": "mail"}, {"task": "unknown"}, {"gates": ["!k=1", "#x"]}], ids=str)
     def test_a_head_that_waits_elsewhere_keeps_the_others(
         self, connection: Connection, elsewhere: dict[str, Any]
@@ -338,15 +163,6 @@ class TestOrder:
         assert taken(connection) == []
         connection.execute(update(Job).where(Job.id == head).values(state="cancelled"))
         assert taken(connection) == [one]
-
-    def test_what_has_begun_goes_first(self, connection: Connection) -> None:
-        queued(connection, "!k=1")
-        later, begun = (queued(connection, "!k=1", started_at=func.now()) for _ in range(2))
-        connection.execute(update(Job).where(Job.id == begun).values(position=2))
-        queued(connection, "!k=2", started_at=func.now(), position=1)
-        assert taken(connection, 1) == [begun]
-        connection.execute(update(Job).where(Job.id == begun).values(state="failed"))
-        assert taken(connection, 1) == [later]
 
     @pytest.mark.parametrize(
         ("state", "holds", "keeps"),
@@ -390,16 +206,6 @@ class TestRates:
         assert rows[-1].started_at == at
         assert taken(connection) == []
 
-    def test_of_starts_at_one_moment_the_last_counts(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=3, per=60)
-        started(connection, "%other", 70.0, counts=[50])
-        for total, ago in enumerate((100, 100, 10, 10), 1):
-            at = func.now() - timedelta(seconds=ago)
-            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
-        ids = [queued(connection, "%m") for _ in range(3)]
-        assert taken(connection) == ids[:1]
-        assert connection.scalar(select(func.max(Start.total)).where(Start.gate == "%m")) == 5
-
     def test_what_was_forgotten_does_not_count(self, connection: Connection) -> None:
         limit(connection, "%m", rate=4, per=60)
         for gate, ago, total, count in (("%m", 5, 11, 1), ("%m", 10, 10, 2), ("%other", 20, 100, 1)):
@@ -420,16 +226,6 @@ class TestRates:
         assert sorted(map(tuple, left)) == [
             ("#m", 1), ("#m", 2), ("%m", 3), ("%m", 4), ("%m", 5), ("%other", 1), ("%other", 2)
         ]  # fmt: skip
-
-    def test_a_first_start_is_number_one(self, connection: Connection) -> None:
-        limit(connection, "%m=", rate=5, per=60)
-        started(connection, "%other", 1.0)
-        for gate in ("%m=1", "%m=1", "%m=2"):
-            queued(connection, gate)
-        queued(connection, "#a")
-        look(connection)
-        made = connection.execute(select(Start.gate, Start.total, Start.count).where(Start.gate != "%other"))
-        assert sorted(map(tuple, made)) == [("%m=1", 2, 2), ("%m=2", 1, 1)]
 
     def test_starts_ahead_of_a_clock_that_was_set_back_end_now_and_keep_their_distances(
         self, connection: Connection
@@ -459,36 +255,6 @@ class TestRates:
         queued(connection, "%m")
         assert look(connection).next_in == pytest.approx(20, abs=1)
 
-    def test_of_starts_at_one_moment_the_last_says_when_the_next_may_be(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=2, per=60)
-        for total, ago in enumerate((40, 10, 10), 1):
-            at = func.now() - timedelta(seconds=ago)
-            connection.execute(insert(Start).values(gate="%m", started_at=at, total=total, count=1))
-        queued(connection, "%m")
-        assert look(connection).next_in == pytest.approx(50, abs=1)
-
-    def test_of_several_used_up_rates_the_first_counts(self, connection: Connection) -> None:
-        limit(connection, "%m=", rate=1, per=60)
-        limit(connection, "%m=3", rate=0, per=60)
-        limit(connection, "#n", running=0)
-        for gate, ago in (("%m=1", 40.0), ("%m=2", 10.0), ("%m=3", 50.0), ("#n", 59.0)):
-            started(connection, gate, ago)
-            queued(connection, gate)
-        queued(connection, "%m=4")
-        assert look(connection).next_in == pytest.approx(20, abs=1)
-
-    def test_a_rate_of_a_single_key(self, connection: Connection) -> None:
-        limit(connection, "%m=", rate=1, per=1)
-        limit(connection, "%m=1", rate=3, per=60)
-        started(connection, "%m=1", 40.0, 30.0)
-        one = queued(connection, "%m=1")
-        queued(connection, "%m=1")
-        found = look(connection)
-        assert [job.job_id for job in found.claimed] == [one]
-        found = look(connection)
-        assert found.claimed == []
-        assert found.next_in == pytest.approx(20, abs=1)
-
     @pytest.mark.parametrize(("row", "gate"), [("%m", "%m"), ("%m=", "%m=1")])
     def test_a_burst_spreads_the_starts(self, connection: Connection, row: str, gate: str) -> None:
         limit(connection, row, rate=6, per=60, declared={"burst": 2})
@@ -499,36 +265,6 @@ class TestRates:
         found = look(connection)
         assert found.claimed == []
         assert found.next_in == pytest.approx(5, abs=1)
-
-    def test_of_a_rate_and_its_burst_the_later_counts(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=3, per=60, declared={"burst": 1})
-        started(connection, "%m", 59.0, 30.0, 5.0)
-        queued(connection, "%m")
-        assert look(connection).next_in == pytest.approx(15, abs=1)
-
-    @pytest.mark.parametrize(("rate", "burst"), [(1, 2), (2, 2)])
-    def test_a_burst_that_is_not_smaller_than_the_rate_counts_for_nothing(
-        self, connection: Connection, rate: int, burst: int
-    ) -> None:
-        limit(connection, "%m=", rate=9, per=60, declared={"burst": burst})
-        limit(connection, "%m=1", rate=rate, per=60)
-        started(connection, "%m=1", 100.0, 70.0)
-        ids = [queued(connection, "%m=1") for _ in range(3)]
-        assert taken(connection) == ids[:rate]
-
-    def test_a_rate_of_zero_with_a_burst_lets_nothing_start(self, connection: Connection) -> None:
-        limit(connection, "%m", rate=0, per=60, declared={"burst": 2})
-        queued(connection, "%m")
-        found = look(connection)
-        assert (found.claimed, found.next_in) == ([], None)
-
-
-def test_it_says_whether_a_group_was_full(connection: Connection) -> None:
-    limit(connection, "#m", running=1)
-    queued(connection, "#m")
-    queued(connection, "#m")
-    assert not look(connection).has_full, "the place was free when the look began"
-    assert look(connection).has_full
 
 
 def test_its_moment_is_the_one_after_the_lock(connection: Connection) -> None:
@@ -559,19 +295,6 @@ def test_what_somebody_holds_is_passed_over_and_what_is_referred_to_is_not(
         other.rollback()
         other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
         assert taken(connection) == [a, b, c, d]
-
-
-def test_no_more_are_held_than_there_is_room_for(
-    shared: Engine, connection: Connection, committed: dict[str, int]
-) -> None:
-    for _ in range(2):
-        queued(connection, "#a")
-    limit(connection, "#a", running=9)
-    connection.commit()
-    assert taken(connection, 3) == [committed[gate] for gate in ("#a", "!c=1", "!d=1")]
-    with shared.connect() as other:
-        free = other.execute(text("SELECT FROM sqla_jobs WHERE gates = '{#a}' FOR UPDATE SKIP LOCKED")).all()
-    assert len(free) == 2
 
 
 def test_a_process_that_is_being_deleted_gets_nothing_and_one_that_beats_does(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 import threading
-import traceback
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import asyncpg
@@ -18,7 +14,7 @@ from psycopg.pq import DiagnosticField
 from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 
 import sqla_jobs
-from sqla_jobs.rules.error_text import leaves, message_of, place_of, stack_of, stack_of_frames, traceback_of
+from sqla_jobs.rules.error_text import message_of, place_of, traceback_of
 
 SITE = "/usr/lib/python3.11/site-packages"
 STAND_IN: Any = type("StandIn", (Exception,), {"__module__": "sqlalchemy.dialects.postgresql.asyncpg"})
@@ -113,46 +109,7 @@ def capital(text: str) -> str:
     return text.upper()
 
 
-def of_library(name: str, code: str) -> Any:
-    """A function whose code is in a file of the library."""
-    names: dict[str, Any] = {}
-    place = Path(sqla_jobs.__file__).with_name("worker") / "made_up.py"
-    exec(compile(f"import sys\ndef {name}(*tasks):\n    {code}", str(place), "exec"), names)
-    return names[name]
-
-
-run = of_library("run", "return tasks[0](*tasks[1:])")
-begin = of_library("begin", "return tasks[0](*tasks[1:])")
-here = of_library("here", "return sys._getframe()")
-
-
-def task(*others: Any) -> FrameType:
-    frame = inspect.currentframe()
-    assert frame is not None
-    return others[0](*others[1:]) if others else frame
-
-
-def begin_of_the_task(*others: Any) -> FrameType:
-    return task(*others)
-
-
-begin_of_the_task.__code__ = begin_of_the_task.__code__.replace(co_name="begin")
-
-
 class TestStack:
-    @pytest.mark.parametrize(
-        ("called", "since", "shown"),
-        [
-            ([run, task, here], None, 2),
-            ([begin, task, task, begin, task, begin, task], "begin", 1),
-            ([run, begin_of_the_task], "begin", 2),
-            ([run, task, run, task], "begin", 3),
-        ],
-    )
-    def test_it_begins_at_the_task(self, called: list[Any], since: str | None, shown: int) -> None:
-        frame = called[0](*called[1:])
-        assert stack_of(frame, since=since) == "".join(traceback.format_stack(frame)[-shown:])
-
     @pytest.mark.parametrize(
         ("files", "own"),
         [
@@ -166,24 +123,6 @@ class TestStack:
     ) -> None:
         lines = [f'File "{file}", line {place}, in call' for place, file in enumerate(files)]
         assert place_of("".join(f"  {line}\n    code()\n" for line in lines)) == lines[own]
-
-    def test_that_of_a_coroutine_is_made_of_its_frames(self) -> None:
-        frame = task(task)
-        assert frame.f_back is not None
-        assert stack_of_frames([frame.f_back, frame]) == "".join(traceback.format_stack(frame)[-2:])
-
-
-def raising() -> None:
-    raise ValueError("no")
-
-
-def raised_in(*called: Any) -> BaseException:
-    """An error without the frame of this function."""
-    with pytest.raises(ValueError) as told:  # noqa: PT011 - it is looked at
-        called[0](*called[1:])
-    found = told.value
-    assert found.__traceback__ is not None
-    return found.with_traceback(found.__traceback__.tb_next)
 
 
 class Unreadable(ExceptionGroup[Exception]):
@@ -238,33 +177,5 @@ class TestTraceback:
             shown = "".join(f"{line.lstrip(' |')}\n" for line in shown.split("\n"))[:-1] if "\n" in shown else shown
         assert shown == told
 
-    @pytest.mark.parametrize(
-        ("called", "names"),
-        [
-            ([run, begin, task, raising], ["task", "raising"]),
-            ([run, task, run, raising], ["task", "run", "raising"]),
-            ([run, of_library("fails", "raise ValueError")], ["run", "fails"]),
-        ],
-    )
-    def test_it_begins_at_the_task(self, called: list[Any], names: list[str]) -> None:
-        lines = traceback_of(raised_in(*called), capital).splitlines()
-        assert lines[0] == "Traceback (most recent call last):"
-        assert [line.rpartition(" ")[2] for line in lines if line.startswith("  File")] == names
-
 
 A, B, C, D = (ValueError(name) for name in "abcd")
-UNREADABLE = Unreadable("unreadable", [A])
-
-
-@pytest.mark.parametrize(
-    ("error", "found"),
-    [
-        (A, [A]),
-        (ExceptionGroup("all", [A, ExceptionGroup("inner", [B, C]), D]), [A, B, C, D]),
-        (UNREADABLE, [UNREADABLE]),
-        (no_group := having(ValueError("no group"), exceptions=(A,)), [no_group]),
-    ],
-    ids=repr,
-)
-def test_the_errors_in_a_group_are_told_in_their_order(error: BaseException, found: list[BaseException]) -> None:
-    assert leaves(error) == found

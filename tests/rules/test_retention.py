@@ -2,49 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from sqla_jobs.errors import ConfigurationError, DeclarationError
-from sqla_jobs.rules.retention import OwnRetention, Rule, own_retention, rules, seconds_kept
-
-DAY = 86400.0
-ALL = {"succeeded": 7 * DAY, "cancelled": 7 * DAY, "failed": 30 * DAY, "audit": 365 * DAY, "ticks": 30 * DAY}
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ("erase", "erase"),
-        ({"failed": "erase"}, "erase"),
-        ({"ended": 5}, "ended"),
-        (-1, "-1"),
-    ],
-)
-def test_what_a_task_cannot_say_is_refused(given: object, named: str) -> None:
-    with pytest.raises(DeclarationError, match=named):
-        own_retention("send", given)
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ({}, ALL),
-        ({"failed": timedelta(hours=1), "ticks": 0}, ALL | {"failed": 3600, "ticks": 0}),
-        ({"succeeded": None}, {name: seconds for name, seconds in ALL.items() if name != "succeeded"}),
-    ],
-)
-def test_a_worker_has_the_defaults_unless_it_says_otherwise(given: Any, kept: dict[str, float]) -> None:
-    assert seconds_kept(given) == kept
-
-
-@pytest.mark.parametrize(("given", "named"), [({"audits": 5}, "audits"), ({"audit": "7d"}, "7d")])
-def test_what_a_worker_cannot_say_is_refused(given: Any, named: str) -> None:
-    with pytest.raises(ConfigurationError, match=named):
-        seconds_kept(given)
-
+from sqla_jobs.rules.retention import OwnRetention, Rule, rules
 
 PLAIN = (["plain"], OwnRetention({}))
 SHORT = (["short", "brief"], OwnRetention({"succeeded": 60, "failed": None}))

@@ -111,17 +111,6 @@ class TestPolicies:
     def test_retry(self, retry: Any, error: BaseException, goes_on: bool) -> None:
         assert (delay(Retrying(retry=retry), error) is not None) == goes_on
 
-    def test_a_strategy_sees_its_policy_and_a_call_without_arguments(self) -> None:
-        seen: list[object] = []
-
-        def wait(state: RetryCallState) -> float:
-            seen.extend((state.retry_object, state.fn, state.args, state.kwargs))
-            return 1.0
-
-        policy = Retrying(wait=wait)
-        assert delay(policy) == 1
-        assert seen == [policy, None, (), {}]
-
 
 def patient(error: BaseException, attempt: int) -> float | timedelta | None:
     if isinstance(error, KeyError):

@@ -7,30 +7,13 @@ from typing import Any
 
 import pytest
 
-from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.unique import MAX_KEY, KeyMaker, Unique
 
 
 def parity(arguments: Mapping[str, Any]) -> int:
     return int(arguments["n"]) % 2
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"key": 5},
-        {"on_conflict": "ignore"},
-        {"on_conflict": "replace"},
-        {"on_conflict": "update"},
-        {"max_delay": None, "on_conflict": "return"},
-        {"per": 0},
-    ],
-    ids=str,
-)
-def test_what_no_policy_can_be_is_refused(options: Any) -> None:
-    with pytest.raises(DeclarationError, match=next(iter(options))):
-        Unique(**options)
 
 
 def key_of(key: KeyOf | None, arguments: Mapping[str, Any], sensitive: Collection[str] = ()) -> str | None:

@@ -9,15 +9,8 @@ import pytest
 
 from sqla_jobs.rules.wording import (
     NOTHING,
-    Count,
-    did_you_mean,
     duration,
     moment,
-    near_names,
-    offset,
-    percent,
-    plural,
-    they_are,
 )
 
 
@@ -49,59 +42,3 @@ def test_a_time_is_told_in_utc_wherever_the_machine_is(
 )
 def test_a_duration_is_told_in_at_most_two_units(seconds: float | None, told: str) -> None:
     assert duration(seconds) == told
-
-
-@pytest.mark.parametrize(
-    ("share", "told"),
-    [
-        (0, "0 %"),
-        (0.0001, "< 1 %"),
-        (0.9999, "> 99 %"),
-        (1, "100 %"),
-    ],
-)
-def test_only_nothing_and_all_are_told_as_0_and_100_percent(share: float, told: str) -> None:
-    assert percent(share) == told
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [
-        (None, NOTHING),
-        (0, "0"),
-        (-0.0049, "0"),
-        (0.0051, "+10 ms"),
-        (-3, "-3 s"),
-    ],
-)
-def test_how_far_a_clock_is_ahead_or_behind(seconds: float | None, told: str) -> None:
-    assert offset(seconds) == told
-
-
-@pytest.mark.parametrize(
-    ("count", "told"),
-    [
-        (0, "0 jobs are"),
-        (1, "1 job is"),
-        (12345, "12,345 jobs are"),
-        (Count(10_000, is_least=True), "at least 10,000 jobs are"),
-    ],
-)
-def test_a_number_is_told_with_its_noun_and_verb(count: int, told: str) -> None:
-    assert they_are(count, "job") == told
-    assert plural(count, "job") == told.rpartition(" ")[0]
-
-
-@pytest.mark.parametrize(
-    ("given", "known", "near", "said"),
-    [
-        ("mail", ["mailers", "mails", "mailer", "mail"], ["mail", "mails", "mailer"], "'mail' or 'mails' or 'mailer'"),
-        ("mial", {"mail": 1, "report": 2}, ["mail"], "'mail'"),
-        ("a" * 1000, ["a" * 200], ["a" * 200], f"'{'a' * 200}'"),
-    ],
-)
-def test_the_most_similar_names_are_offered(given: str, known: list[str], near: list[str], said: str) -> None:
-    assert near_names(given, known) == near
-    assert did_you_mean(given, known) == f"; did you mean {said}?"
-
-    assert did_you_mean(given, ["report"]) == ""

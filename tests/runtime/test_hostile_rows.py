@@ -7,7 +7,6 @@ import logging
 import random
 import re
 import uuid
-from itertools import product
 from typing import Any
 
 import pytest
@@ -20,8 +19,6 @@ from sqla_jobs import JobState
 from sqla_jobs.cli.main import main
 from sqla_jobs.database.refusals import blames_a_row
 from sqla_jobs.models.types import PARKED
-from sqla_jobs.queries import Among, Queries, processes
-from sqla_jobs.runtime.set_aside import SetAside
 from tests import dashboard_shop, shop
 from tests.counting import runs, states
 from tests.helpers import refuse, wait_until
@@ -181,39 +178,6 @@ def test_a_lost_job_whose_run_id_is_taken_or_that_was_lost_very_often_is_rescued
     assert runs(database, "lost") == 1103
 
 
-def test_what_was_set_aside_is_tried_again(session: Session) -> None:
-    asked: list[Among] = []
-
-    def change(which: Among) -> str:
-        asked.append(which)
-        if which.only is None or 7 in which.only:
-            raise_refusal()
-        return "changed"
-
-    def raise_refusal() -> None:
-        session.rollback()
-        session.execute(text("SELECT 1 / 0"))
-
-    patient, hasty = SetAside(again=60), SetAside(again=0)
-    for aside in (patient, hasty):
-        assert aside.around("it", change, lambda _: [6, 7, 8, 9]) == ["changed"] * 2
-    assert patient.reasons == {7: "it is refused by the server: division by zero"}
-    assert hasty.reasons == {}
-
-
-def test_a_claim_reads_its_moments_whatever_the_style_of_dates(session: Session, database: Engine) -> None:
-    shop.mark.enqueue(session, n=1)
-    session.flush()
-    session.execute(text("UPDATE sqla_jobs SET schedule_id = 1, scheduled_for = '2026-11-26 12:00:00.123456 UTC'"))
-    session.commit()
-    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SET DateStyle = 'German'"))
-        process_id = processes.register(connection, jobs._models, kind="worker", queues={}, lease=30)
-        (claimed,) = Queries(jobs._models).claim(connection, process_id, {"default": 10}, list(jobs.tasks))
-    assert claimed.scheduled_for is not None
-    assert claimed.scheduled_for.isoformat() == "2026-11-26T12:00:00.123456+00:00"
-
-
 NUMBERS = ["-2147483648", "-1", "0", "1", "2147483647", "NULL", "DEFAULT"]
 BIG = ["-9223372036854775808", "0", "9000000000000000000", "9223372036854775807", "NULL", "DEFAULT"]
 MOMENTS = [
@@ -365,33 +329,6 @@ def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answe
         wait_until(lambda: beside.scalar(ended) == 200, timeout=60)
     visit_all_pages(engine)
     run_all_commands(engine)
-
-
-@pytest.mark.slow
-def test_a_job_with_endless_times_is_shown(engine: Engine, subtests: pytest.Subtests) -> None:
-    app = dashboard_shop
-    app.Base.metadata.create_all(engine)
-    app.jobs.bind(engine)
-    with engine.begin() as connection:
-        connection.execute(text(ONE["schedules"]))
-        for moment, state in product(("infinity", "-infinity"), ("scheduled", "queued", "failed")):
-            statement = """
-                INSERT INTO sqla_jobs (task, args, state, created_at, scheduled_for, schedule_id, finished_at)
-                VALUES ('add', '{"a": 1}', :state, :moment, :moment, :schedule, :moment)"""
-            schedule = 1 if state == "failed" else None
-            connection.execute(text(statement), {"state": state, "moment": moment, "schedule": schedule})
-        ids = connection.scalars(text("SELECT id FROM sqla_jobs")).all()
-    visitor = app.create_app().test_client()
-    pages = ["/", "/jobs", "/jobs?newer_than=2026-01-01", "/jobs?state=failed", "/schedules", "/schedules/1"]
-    for page in [*pages, *(f"/jobs/{job_id}" for job_id in ids)]:
-        with subtests.test(page):
-            assert visitor.get(f"/ops{page}").status_code == 200
-    commands = [["list"], ["list", "--json"], ["list", "--text", "add"], ["list", "--text", '"a": 1']]
-    commands += [["show", str(job_id)] for job_id in ids]
-    for name, *rest in commands:
-        with subtests.test(name, rest=rest):
-            done = CliRunner().invoke(main, [name, "tests.dashboard_shop:jobs", *rest])
-            assert done.exit_code == 0, done.output
 
 
 def visit_all_pages(engine: Engine) -> None:

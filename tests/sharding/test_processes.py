@@ -15,12 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
-from werkzeug.test import Client
 
-from sqla_jobs import Jobs
-from sqla_jobs.dashboard import allow_everyone, create_wsgi
 from tests.conftest import ROOT, StartWorker
 from tests.counting import states
 from tests.helpers import free_port, run_to_end, spawning, wait_until
@@ -108,12 +105,6 @@ def test_a_database_that_is_away_delays_only_its_own_jobs(
         assert worker.wait(20) == 0
 
 
-def test_a_worker_ends_if_all_databases_are_away(urls: dict[str, str], engines: dict[str, Engine]) -> None:
-    away = {name: engines[name].url.set(host="127.0.0.1", port=1).render_as_string(False) for name in ("eu", "us")}
-    done = run("worker", IMPATIENT, *named(away))
-    assert (done.returncode, "Error: [eu] " in done.stderr, "Error: [us] " in done.stderr) == (1, True, True)
-
-
 def test_a_reload_adds_and_removes_databases(
     urls: dict[str, str],
     engines: dict[str, Engine],
@@ -167,21 +158,6 @@ def test_commands_work_in_one_database_or_in_each(urls: dict[str, str], engines:
     assert (drained.returncode, drained.stdout) == (0, "1 run\n"), drained.stderr
 
 
-def test_a_remedy_names_the_database(urls: dict[str, str], bound: Jobs[shop.TenantJob]) -> None:
-    enqueue(engine := bound.shard("us")._binding().engine, 1)
-    assert run("pause", APPLICATION, *named(urls), "--task", "nap", "--shard", "us").returncode == 0
-    remedy = "sqla-jobs resume --shard us --task nap"
-    assert remedy in run("doctor", APPLICATION, *named(urls)).stdout
-    with Session(engine) as session:
-        job_id = session.scalars(select(jobs.Job.id)).one()
-    assert remedy in run("show", str(job_id), "--app", APPLICATION, *named(urls), "--shard", "us").stdout
-    client = Client(create_wsgi(bound, authorize=allow_everyone))
-    assert remedy in client.get("/us/").text
-    assert remedy in client.get(f"/us/jobs/{job_id}").text
-    resumed = run(*remedy.split()[1:], "--app", APPLICATION, *named(urls))
-    assert resumed.returncode == 0, resumed.stderr
-
-
 def test_a_worker_that_cannot_begin_in_each_database_ends(urls: dict[str, str], engines: dict[str, Engine]) -> None:
     with engines["us"].begin() as connection:
         connection.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 1'"))
@@ -189,32 +165,6 @@ def test_a_worker_that_cannot_begin_in_each_database_ends(urls: dict[str, str], 
         done = run(*command, "--app", APPLICATION, *named(urls))
         assert (done.returncode, "Error: [us] the tables are of version 1" in done.stderr) == (1, True), done.stderr
     assert [alive(engine) for engine in engines.values()] == [0, 0, 0]
-
-
-def test_a_database_has_one_name(urls: dict[str, str], engines: dict[str, Engine]) -> None:
-    done = run("worker", APPLICATION, *named({"eu": urls["eu"], "us": urls["eu"]}), "--no-clock")
-    assert (done.returncode, "'us'" in done.stderr or "[us]" in done.stderr, "once" in done.stderr) == (1, True, True)
-    assert alive(engines["eu"]) == 0
-    elsewhere = create_engine(engines["eu"].url, connect_args={"options": "-c search_path=elsewhere"})
-    with engines["eu"].begin() as connection:
-        connection.execute(text("CREATE SCHEMA elsewhere"))
-    shop.Base.metadata.create_all(elsewhere)
-    enqueue(engines["eu"], 1)
-    enqueue(elsewhere, 1)
-    both = {"eu": urls["eu"], "us": f"{urls['eu']}?options=-c%20search_path=elsewhere"}
-    drained = run("worker", APPLICATION, *named(both), "--drain")
-    assert (drained.returncode, drained.stdout) == (0, "2 runs\n"), drained.stderr
-    elsewhere.dispose()
-
-
-def test_draining_without_a_database_fails_after_the_others(urls: dict[str, str], engines: dict[str, Engine]) -> None:
-    enqueue(engines["eu"], 5, seconds=0.5)
-    away = engines["us"].url.set(host="127.0.0.1", port=1).render_as_string(hide_password=False)
-    drained = run("worker", IMPATIENT, *named({"us": away, "eu": urls["eu"]}), "--queues", "default=1", "--drain")
-    assert (drained.returncode, "Error: [us] " in drained.stderr) == (1, True)
-    assert states(engines["eu"]) == {"succeeded": 5}
-    asked = run("status", APPLICATION, *named({"us": away, "eu": urls["eu"]}))
-    assert (asked.returncode, "[us]" in asked.stderr) == (1, True)
 
 
 def test_a_clock_waits_for_a_database_while_the_others_have_theirs(
@@ -248,11 +198,6 @@ def test_migrating_goes_on_after_a_database_that_fails(urls: dict[str, str], eng
     assert done.returncode == 1
     assert "== eu ==" in done.stdout
     assert states(engines["as"]) == {}
-
-
-def test_the_sql_for_several_databases_names_them_in_comments(urls: dict[str, str]) -> None:
-    printed = run("migrate", APPLICATION, *named(urls), "--sql").stdout.splitlines()
-    assert [line[:2] for line in printed if any(f" {name} " in line for name in urls)] == ["--"] * len(urls)
 
 
 def test_metrics_name_the_database(urls: dict[str, str], engines: dict[str, Engine], start_worker: StartWorker) -> None:

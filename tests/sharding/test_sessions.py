@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from copy import copy
 from datetime import timedelta
-from itertools import cycle, product
+from itertools import product
 from typing import Any
 
 import psycopg
@@ -16,15 +15,13 @@ from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Session
 
-from sqla_jobs import PARKED, ArgumentsError, ConfigurationError, JobExists, JobState, Unique
-from sqla_jobs.database.subscribers import SCHEDULES
+from sqla_jobs import PARKED, ArgumentsError, ConfigurationError, JobState
 from sqla_jobs.testing import assert_enqueued, drain, enqueued, run_job
 from sqla_jobs.testing.databases import Databases
 from tests.helpers import wait_until
 from tests.sharding.tenants import (
     CHOOSERS,
     Base,
-    MyJob,
     Order,
     Shards,
     bill,
@@ -70,25 +67,6 @@ def test_each_job_is_in_the_shard_that_the_application_chooses(shards: Shards) -
 
     shards.run(work)
     assert shards.read(TENANTS) == {"eu": ["ada", "eve", "ada"], "us": ["bob"] * 3}
-
-
-def test_the_application_is_asked_once_for_each_job(shards: Shards) -> None:
-    turns = cycle(["eu", "us"])
-
-    def next_shard(mapper: Any, instance: Any, clause: Any = None) -> str:
-        return next(turns)
-
-    def work(session: Any) -> None:
-        session.shard_chooser = next_shard
-        for email in ("a@b.c", "b@b.c"):
-            send.enqueue(session, email=email)
-        for enqueue in (export.enqueue, bill.enqueue, sync.enqueue_at_commit):
-            enqueue(session, account=1)
-        session.commit()
-
-    shards.run(work)
-    names = shards.read(select(jobs.Job.task).order_by(jobs.Job.task))
-    assert names == {"eu": ["export", "send", "sync"], "us": ["bill", "send"]}
 
 
 def test_a_job_that_would_be_lost_is_refused(shards: Shards) -> None:
@@ -163,38 +141,6 @@ def test_many_are_inserted_in_one_shard(shards: Shards) -> None:
     assert shards.read(TENANTS) == {"eu": ["ada"] * 3, "us": ["bob"] * 3}
 
 
-def test_queries_of_the_application_go_where_it_chooses(shards: Shards) -> None:
-    def work(session: Session) -> None:
-        session.add_all(Order(tenant=tenant) for tenant in ("ada", "bob"))
-        session.flush()
-        items = ({"email": str(len(session.scalars(select(Order)).all()))} for _ in range(2))
-        send.options(columns=BOB).enqueue_many(session, items)
-        assert len(session.scalars(select(jobs.Job)).all()) == 2
-        session.commit()
-
-    shards.run(work)
-    assert shards.read(select(jobs.Job.args["email"].astext)) == {"eu": [], "us": ["2", "2"]}
-
-
-def by_argument(mapper: Any, instance: Any, clause: Any = None) -> str:
-    shard: str = instance.args["email"][:2]
-    return shard
-
-
-def test_items_of_several_shards_are_refused(shards: Shards) -> None:
-    """Here the application chooses by the argument."""
-
-    def work(session: Any) -> None:
-        session.shard_chooser = by_argument
-        with pytest.raises(ArgumentsError, match="item 1"):
-            send.enqueue_many(session, [{"email": "eu@b.c"}, {"email": "us@b.c"}])
-        assert send.enqueue_many(session, [{"email": "us@b.c"}]).inserted == 1
-        session.commit()
-
-    shards.run(work)
-    assert shards.read(TENANTS) == {"eu": [], "us": [None]}
-
-
 def test_a_unique_key_is_taken_in_one_shard(shards: Shards) -> None:
     def work(session: Session) -> None:
         for note in ("first", "second"):
@@ -226,30 +172,6 @@ def test_the_job_with_the_key_is_returned_and_follows_a_savepoint(shards: Shards
     assert shards.read(TENANTS) == {"eu": ["ada"], "us": ["bob"]}
 
 
-def test_a_live_key_in_the_other_shard_is_not_found_by_many(shards: Shards) -> None:
-    def work(session: Session) -> None:
-        theirs = bill.options(columns=BOB).enqueue(session, account=1)
-        result = bill.options(columns=ADA).enqueue_many(session, [{"account": n} for n in (1, 1, 2)])
-        assert (result.inserted, result.skipped) == (2, 1)
-        for tenant, shard in ((ADA, "eu"), (BOB, "us")):
-            task = bill.options(columns=tenant, unique=Unique("account", on_conflict="raise"))
-            with pytest.raises(JobExists) as raised:
-                task.enqueue(session, account=1)
-            assert shard_in(raised.value.job) == shard
-            with pytest.raises(JobExists) as raised:
-                task.enqueue_many(session, [{"account": 1}])
-            assert shard_in(raised.value.job) == shard
-        both = session.scalars(select(jobs.Job).where(jobs.Job.id == theirs.id)).all()
-        assert [shard_in(job) for job in both] == ["eu", "us"]
-        with pytest.raises(JobExists) as raised:
-            bill.options(columns=BOB, batch=jobs.batch(session)).enqueue(session, account=1)
-        assert raised.value.job is theirs
-        session.commit()
-
-    shards.run(work)
-    assert shards.read(TENANTS) == {"eu": ["ada", "ada"], "us": ["bob"]}
-
-
 def test_a_batch_is_in_the_shard_of_its_first_job(shards: Shards) -> None:
     def work(session: Session) -> None:
         batch = jobs.batch(session, name="import")
@@ -277,21 +199,6 @@ def test_a_batch_is_in_the_shard_of_its_first_job(shards: Shards) -> None:
     assert shards.read(STATES) == {"eu": [], "us": ["queued", "queued", "queued", "blocked"]}
     assert shards.read(select(jobs.Batch.name)) == {"eu": [], "us": ["import"]}
     assert shards.read(select(func.count()).select_from(jobs.Edge)) == {"eu": [0], "us": [2]}
-
-
-def test_an_argument_of_another_shard_is_refused(shards: Shards) -> None:
-    def work(session: Session) -> None:
-        session.add_all([ours := Order(tenant="ada"), theirs := Order(tenant="bob")])
-        settle.options(columns=ADA).enqueue(session, orders=[ours])
-        assert settle.options(columns=BOB).enqueue_many(session, [{"orders": [theirs]}]).inserted == 1
-        with pytest.raises(ArgumentsError, match="orders"):
-            settle.options(columns=ADA).enqueue(session, orders=[ours, theirs])
-        with pytest.raises(ArgumentsError, match=r"item 1.*orders"):
-            settle.options(columns=ADA).enqueue_many(session, [{"orders": [ours]}, {"orders": [theirs]}])
-        session.commit()
-
-    shards.run(work)
-    assert shards.read(TENANTS) == {"eu": ["ada"], "us": ["bob"]}
 
 
 def test_a_job_is_changed_in_its_shard(shards: Shards) -> None:
@@ -345,37 +252,6 @@ def test_what_names_no_shard_is_refused(shards: Shards) -> None:
 
     shards.run(work)
     assert shards.read(STATES) == {"eu": ["queued"], "us": []}
-
-
-def test_a_job_by_its_id_and_shard(shards: Shards) -> None:
-    def work(session: Session) -> None:
-        for chosen in (ADA, BOB):
-            send.options(columns=chosen).enqueue(session, email="a@b.c")
-        session.commit()
-        job_id = session.scalars(select(jobs.Job.id).limit(1)).all()[0]
-        session.expunge_all()
-        job = session.get(jobs.Job, job_id, identity_token="us")
-        assert job is not None
-        assert jobs.cancel(session, job)
-        session.commit()
-
-    shards.run(work)
-    assert shards.read(STATES) == {"eu": ["queued"], "us": ["cancelled"]}
-
-
-def test_a_job_of_a_session_without_shards_is_refused(shards: Shards) -> None:
-    with Session(shards.engines["eu"]) as own:
-        job = send.options(columns=ADA).enqueue(own, email="a@b.c")
-        own.commit()
-        own.refresh(job)
-
-    def work(session: Session) -> None:
-        with pytest.raises(ArgumentsError, match="identity_token"):
-            jobs.cancel(session, job)
-        with pytest.raises(ArgumentsError, match="identity_token"):
-            send.options(columns=ADA, after=job).enqueue(session, email="a@b.c")
-
-    shards.run(work)
 
 
 def test_the_kit_finds_jobs_of_all_shards_and_runs_those_of_one(shards: Shards) -> None:
@@ -448,55 +324,6 @@ def test_workers_are_notified_in_the_shard_of_the_job(shards: Shards) -> None:
 
         shards.run(change)
         check({"eu": {""}, "us": {""}})
-
-
-def test_clocks_are_notified_in_the_shard_of_the_schedule(shards: Shards) -> None:
-    schedules = Base.metadata.tables["sqla_schedules"]
-    with shards.engines["us"].begin() as connection:
-        connection.execute(schedules.insert().values(name="nightly", task="send", cron="0 0 * * *"))
-
-    def change(session: Session) -> None:
-        session.scalars(select(jobs.Schedule)).one().enabled = False
-        session.commit()
-
-    with listening(shards.engines) as check:
-        shards.run(change)
-        check({"eu": set(), "us": {SCHEDULES}})
-
-
-def test_a_job_object_of_the_application_goes_where_it_chooses(shards: Shards) -> None:
-    def work(session: Session) -> None:
-        session.add(MyJob(task="send", args={"email": "a@b.c"}, tenant="bob"))
-        bill.options(columns=ADA).enqueue(session, account=1)  # which flushes nothing of the other shard into its own
-        session.commit()
-
-    shards.run(work)
-    assert shards.read(TENANTS) == {"eu": ["ada"], "us": ["bob"]}
-
-
-def test_a_job_object_is_waited_for_in_its_shard(shards: Shards) -> None:
-    bound = copy(jobs)
-    bound.bind(shards.engines)
-
-    def work(session: Session) -> Any:
-        for columns in (ADA, BOB, EVE):
-            job = send.options(columns=columns).enqueue(session, email="a@b.c")
-        other = send.options(columns=BOB).enqueue(session, email="b@b.c")
-        session.commit()
-        return job, other
-
-    jobs_of_both = shards.run(work, expire_on_commit=False)
-    assert [bound.worker(shard=name).drain() for name in bound.shards] == [2, 2]
-    for job, shard in zip(jobs_of_both, ("eu", "us"), strict=True):
-        ended = bound.wait(job, timeout=10)
-        with Session(shards.engines[shard]) as session:
-            assert session.get_one(jobs.Job, ended.id).args == ended.args
-    bob = jobs_of_both[1]
-    assert bound.shard("us").wait(bob, timeout=10).id == bob.id
-    for others in (shards.engines["eu"], {"eu": shards.engines["eu"]}):
-        bound.bind(others)  # has a job of that id, too
-        with pytest.raises(ConfigurationError, match="'us'"):
-            bound.wait(bob, timeout=10)
 
 
 def test_a_run_works_in_one_database(shards: Shards) -> None:

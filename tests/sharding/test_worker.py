@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, ExitStack
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
@@ -52,13 +51,6 @@ def test_each_job_has_its_effect_in_its_own_database(
     assert vars(failed)["shard"] == "us"
 
 
-def test_draining_runs_the_jobs_of_one_database(bound: Jobs[shop.TenantJob], engines: dict[str, Engine]) -> None:
-    for engine in engines.values():
-        enqueue(engine, 1)
-    assert bound.shard("us").worker().drain() == 1
-    assert [states(engine) for engine in engines.values()] == [{"queued": 1}, {"succeeded": 1}, {"queued": 1}]
-
-
 def test_workers_of_several_databases_run_in_one_event_loop(
     bound: Jobs[shop.TenantJob], engines: dict[str, Engine]
 ) -> None:
@@ -84,12 +76,6 @@ def test_a_worker_or_clock_has_one_database(bound: Jobs[shop.TenantJob]) -> None
             make(shard="uk")
 
 
-def test_a_database_has_a_plain_name(engines: dict[str, Engine]) -> None:
-    for binds in ({}, {"a/b": engines["eu"]}, {"": engines["eu"]}):
-        with pytest.raises(ConfigurationError, match="name"):
-            jobs.bind(binds)
-
-
 def test_a_clock_fires_the_schedules_of_its_database(bound: Jobs[shop.TenantJob], engines: dict[str, Engine]) -> None:
     for engine in engines.values():
         with Session(engine) as session:
@@ -98,19 +84,3 @@ def test_a_clock_fires_the_schedules_of_its_database(bound: Jobs[shop.TenantJob]
     with bound.clock(shard="us"):
         wait_until(lambda: states(engines["us"]))
     assert states(engines["eu"]) == {}
-
-
-def test_a_bind_that_is_refused_leaves_the_earlier_one(bound: Jobs[shop.TenantJob], engines: dict[str, Engine]) -> None:
-    bound.bind(engines, read_bind={"eu": engines["eu"]})
-    refused: list[dict[str, Any]] = [
-        {"bind": "postgresql://localhost"},
-        {"bind": {"eu": "postgresql://localhost"}},
-        {"bind": engines, "read_bind": engines["eu"]},
-        {"bind": engines, "read_bind": {"uk": engines["eu"]}},
-        {"bind": engines["eu"], "read_bind": {"eu": engines["eu"]}},
-    ]
-    for options in refused:
-        with pytest.raises(ConfigurationError):
-            bound.bind(**options)
-        assert bound.shards == ("eu", "us", "as")
-        assert bound.worker(shard="eu").drain() == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -25,7 +25,7 @@ from tests.helpers import wait_until, waiting_for_locks
 from tests.step_shop import Approval, Order, calls, effects, jobs
 from tests.steps.test_signals import state
 from tests.steps.test_sleeps import outcomes
-from tests.steps.test_steps import drained, error_of, steps
+from tests.steps.test_steps import drained, steps
 
 
 @pytest.mark.slow
@@ -194,29 +194,6 @@ def test_a_step_that_another_commit_has_stored_is_read_and_its_own_writes_undone
     assert (order.paid, job.result, effects(session)) == (0, [41, 0], {"mailed": 1, "end": 1})
 
 
-def test_an_error_after_the_commit_of_a_step_is_logged_and_the_run_goes_on(
-    session: Session, caplog: pytest.LogCaptureFixture
-) -> None:
-    def hook(own: Session) -> None:
-        if own.info.get("sqla_jobs.database.engines") is not None and not failed:
-            failed.append("once")
-            raise ValueError("the hook is broken")
-
-    failed: list[str] = []
-    session.add(order := Order())
-    job = step_shop.transactional.enqueue(session, order=order)
-    session.commit()
-    event.listen(Session, "after_commit", hook)
-    try:
-        assert jobs.worker().drain() == 3
-    finally:
-        event.remove(Session, "after_commit", hook)
-    assert effects(session) == {"paid": 1, "mailed": 1, "end": 1}
-    assert (job.result, failed) == ([1, 1], ["once"])
-    assert "the step 'pay' is stored, but its session or a listener raised after the commit" in caplog.text
-    assert "the hook is broken" in caplog.text
-
-
 def test_a_timeout_that_comes_during_a_commit_strikes_after_it(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,29 +214,6 @@ def test_a_timeout_that_comes_during_a_commit_strikes_after_it(
     assert drained(session) == 2
     assert (effects(session), interrupted, calls) == ({"slow": 1, "end": 1}, ["slow"], ["slow"])
     assert outcomes(session, job) == ["retried", "succeeded"]
-
-
-def test_a_step_that_is_stored_as_something_else_is_an_error_that_names_both(session: Session) -> None:
-    job = step_shop.sleeper.options(max_attempts=1).enqueue(session, seconds=0)
-    session.flush()
-    session.execute(
-        text(
-            "INSERT INTO sqla_steps (job_id, name, kind, number, run_id, finished_at) "
-            f"VALUES ({job.id}, 'rest', 'step', 1, 5, now())"
-        )
-    )
-    drained(session)
-    assert "'rest'" in error_of(session, job)
-
-
-def test_steps_in_threads_of_the_task_and_functions_of_the_wrong_kind_are_refused(session: Session) -> None:
-    threaded = step_shop.in_a_thread.enqueue(session)
-    plain = step_shop.calls_coroutine.enqueue(session)
-    awaited = step_shop.awaits_function.enqueue(session)
-    drained(session)
-    assert error_of(session, threaded).startswith("sqla_jobs.errors.JobsError: ")
-    for job in (plain, awaited):
-        assert error_of(session, job).startswith("sqla_jobs.tasks.steps.Misuse: ")
 
 
 def test_coroutines_without_a_session_may_gather_their_steps(session: Session) -> None:

@@ -52,9 +52,9 @@ def test_why_and_doctor_say_what_a_job_waits_for_while_it_keeps_a_key(session: S
         assert f"`sqla-jobs cancel {job.id}`" in jobs.why(session, job)[1]
     with jobs.worker(clock=False):
         (said,) = jobs.why(session, second)
-    assert f"job {first.id} waits for the signal 'approved'" in said
+    assert f"`sqla-jobs show {first.id}`" in said
     findings = {one["about"]: one["remedy"] for one in json.loads(run("doctor", "--json").stdout)}
-    assert f"sqla-jobs signal {waiting.id} approved" in findings[f"job {waiting.id}"]
+    assert f"sqla-jobs show {waiting.id}" in findings[f"job {waiting.id}"]
     assert f"sqla-jobs cancel {sleeping.id}" in findings[f"job {sleeping.id}"]
 
 
@@ -90,15 +90,6 @@ def test_the_command_line_sends_a_signal_and_shows_the_steps(session: Session) -
     run("signal", "7", "approved", code=1)
 
 
-def test_the_command_waits_a_second_for_a_job_that_another_session_holds(session: Session) -> None:
-    job = step_shop.approved.enqueue(session)
-    drained(session)
-    jobs.signal(session, job, "other")
-    run("signal", "1", "approved", code=1)
-    session.rollback()
-    run("signal", "1", "approved", '{"by": "ada"}')
-
-
 def test_the_page_of_a_job_shows_its_steps_and_sends_the_signal_it_waits_for(session: Session) -> None:
     job = step_shop.approved.enqueue(session)
     drained(session)
@@ -113,15 +104,6 @@ def test_the_page_of_a_job_shows_its_steps_and_sends_the_signal_it_waits_for(ses
     assert '"by": "ada"' in shown
     assert "Send signal" not in shown
     assert audit(session) == [("signal", "job 1", {"signal": "approved"})]
-
-
-def test_who_may_only_look_sends_no_signal(session: Session) -> None:
-    job = step_shop.approved.enqueue(session)
-    drained(session)
-    looking = visitor(Role.viewer)
-    assert "Send signal" not in words(looking.get("/jobs/1"))
-    assert looking.client.post("/ops/jobs/1/signal", data={"signal": "approved"}).status_code == 403
-    assert state(session, job) == "scheduled"
 
 
 def test_results_hide_sensitive_arguments(session: Session) -> None:

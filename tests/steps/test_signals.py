@@ -79,15 +79,6 @@ def test_a_signal_after_the_timeout_was_decided_changes_nothing(session: Session
     assert job.result == "timeout"
 
 
-def test_a_signal_before_the_time_is_looked_at_counts(session: Session) -> None:
-    job = step_shop.approved.enqueue(session, timeout=100)
-    drained(session)
-    let_time_pass(session, job, 100)
-    jobs.signal(session, job, "approved", Approval("ada"))
-    drained(session)
-    assert job.result == "ada"
-
-
 def test_a_job_that_has_ended_receives_nothing_and_an_unknown_one_is_an_error(session: Session) -> None:
     job = step_shop.approved.enqueue(session, timeout=0)
     drained(session)
@@ -117,45 +108,6 @@ def test_a_payload_that_does_not_fit_fails_the_attempt_and_a_further_signal_is_r
     drained(session)
     assert (job.result, outcomes(session, job)) == ("ada", ["snoozed", "failed", "snoozed", "succeeded"])
     assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 0
-
-
-def test_the_timeout_of_the_first_wait_counts_after_a_payload_that_does_not_fit(session: Session) -> None:
-    job = step_shop.approved.enqueue(session, timeout=100)
-    jobs.signal(session, job, "approved", {"from": "ada"})
-    drained(session)
-    assert outcomes(session, job) == ["retried", "snoozed"]
-    row = job_row(session, job)
-    assert (row.state, row.due_in, row.is_due_then) == ("scheduled", 100, True)
-    let_time_pass(session, job, 100)
-    drained(session)
-    assert job.result == "timeout"
-
-
-def test_a_task_may_wait_again_at_once_after_a_payload_that_does_not_fit(session: Session) -> None:
-    job = step_shop.approved_patiently.enqueue(session)
-    for payload in ({"from": "ada"}, 1, Approval("ben")):
-        jobs.signal(session, job, "approved", payload)
-    drained(session)
-    assert (job.result, outcomes(session, job)) == (["ben", 2], ["succeeded"])
-    assert steps(session, job) == [("approved", "signal", {"by": "ben"})]
-
-
-def test_a_payload_that_earlier_code_has_stored_stays_as_it_is(session: Session) -> None:
-    job = step_shop.approved.options(max_attempts=2).enqueue(session, fails=1)
-    jobs.signal(session, job, "approved", Approval("ada"))
-    jobs.signal(session, job, "approved", Approval("ben"))
-    session.execute(text("UPDATE sqla_jobs SET run_at = 'infinity', state = 'scheduled'"))
-    session.execute(
-        text(
-            """INSERT INTO sqla_steps (job_id, name, kind, number, run_id, finished_at, result)
-            VALUES (:id, 'approved', 'signal', 1, 1, now(), '{"from": "eve"}')"""
-        ),
-        {"id": job.id},
-    )
-    jobs.retry(session, job)
-    drained(session)
-    assert steps(session, job) == [("approved", "signal", {"from": "eve"})]
-    assert session.scalar(text("SELECT count(*) FROM sqla_signals")) == 2
 
 
 def test_a_task_with_an_async_session_waits_between_its_steps(session: Session) -> None:
@@ -224,17 +176,3 @@ def test_a_run_that_comes_while_the_sender_has_not_committed_waits_for_it(
         wait_until(lambda: state(session, job) == "succeeded")
     assert outcomes(session, job) == ["succeeded"]
     assert calls == []
-
-
-def test_each_wait_of_a_run_counts_as_a_step(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told_twice() -> JobMixin:
-        job = step_shop.approved_twice.options(max_attempts=1).enqueue(session)
-        for _ in range(2):
-            jobs.signal(session, job, "approved", Approval("ada"))
-        drained(session)
-        return job
-
-    told_twice()
-    assert session.scalar(text("SELECT array_agg(number ORDER BY name) FROM sqla_steps")) == [1, 2]
-    monkeypatch.setattr("sqla_jobs.execution.steps.MOST_STEPS", 1)
-    assert "'approved (2)' of job 2 would be number 2" in error_of(session, told_twice())

@@ -52,17 +52,6 @@ def test_a_sleeping_job_leaves_the_worker_and_goes_on_from_there(session: Sessio
     assert (job.result, outcomes(session, job)) == (1, ["snoozed", "succeeded"])
 
 
-def test_a_job_that_comes_early_sleeps_on_until_the_same_time(session: Session) -> None:
-    job = step_shop.sleeper.enqueue(session, seconds=100)
-    drained(session)
-    let_time_pass(session, job, 40)
-    jobs.retry(session, job)
-    assert drained(session) == 1
-    row = job_row(session, job)
-    assert (row.state, row.attempt, row.due_in, row.is_due_then) == ("scheduled", 0, 60, True)
-    assert outcomes(session, job) == ["snoozed", "snoozed"]
-
-
 def test_a_sleep_in_a_transaction_keeps_its_steps_and_refuses_other_writes(session: Session) -> None:
     job = step_shop.transactional_sleeper.enqueue(session, seconds=100)
     refused = step_shop.sleeps_after_write.enqueue(session)

@@ -65,16 +65,6 @@ def test_what_a_transactional_step_writes_is_committed_once_and_the_end_with_the
     assert (order.paid, job.result) == (1, [1, 1])
 
 
-def test_steps_of_lazy_tasks_and_of_async_sessions_are_committed_once(session: Session) -> None:
-    session.add(order := Order())
-    step_shop.lazy.enqueue(session)
-    job = step_shop.transactional_awaited.enqueue(session, order=order)
-    assert drained(session) == 4
-    assert effects(session) == {"second": 1, "mailed": 1, "end": 2}
-    session.refresh(order)
-    assert (order.paid, job.result) == (1, [1, 1, 1])
-
-
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_steps_are_committed_once_by_each_asynchronous_driver(database: Engine, session: Session, driver: str) -> None:
     jobs.bind(database, async_bind=asynchronous(database, driver))

@@ -15,7 +15,6 @@ from tests.steps.test_sleeps import let_time_pass
 from tests.steps.test_steps import drained
 
 REPLACE = Unique("account", on_conflict="replace", max_delay=None)
-LONG = 36500 * 86400.0
 
 
 @pytest.mark.parametrize(
@@ -43,17 +42,6 @@ def test_a_job_with_stored_steps_ends_with_its_own_arguments(session: Session, h
         let_time_pass(session, one, 100_000)
     drained(session)
     assert sorted(calls) == sorted(["charged 100", "charged 1000", "told of 100", "told of 1000"])
-
-
-def test_in_its_period_a_job_with_stored_steps_is_returned_unchanged(session: Session) -> None:
-    unique = Unique("account", on_conflict="replace", max_delay=None, per=LONG)
-    task = charges_and_tells.options(unique=unique)
-    job = task.enqueue(session, account=17, cents=100, how="sleep")
-    drained(session)
-    assert task.enqueue(session, account=17, cents=999, how="sleep") is job
-    assert (job.args["cents"], job.unique_key is None) == (100, False)
-    session.execute(text("UPDATE sqla_jobs SET unique_period = 'epoch'::timestamptz - interval '1 day'"))
-    assert task.enqueue(session, account=17, cents=999, how="sleep") is not job
 
 
 def test_a_step_that_is_stored_while_the_enqueue_waits_for_the_job_counts(database: Engine) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, Integer, create_engine, func, make_url, select, text
+from sqlalchemy import Engine, Integer, func, make_url, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
@@ -63,17 +63,6 @@ def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
     assert "is killed: job 1 did not end in time" in log_of(tmp_path)
 
 
-def test_a_job_that_exceeds_a_timeout_of_its_own_and_cannot_be_interrupted_is_killed(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    with Session(database) as session:
-        shop.sleep_in_c.options(timeout=0.3, max_attempts=1).enqueue(session, seconds=300)
-        session.commit()
-    start_worker(database_url, "--kill-after", "0.5")
-    wait_until(lambda: states(database) == {"failed": 1}, timeout=30)
-    assert "is killed: job 1 did not end in time" in log_of(tmp_path)
-
-
 def test_a_process_is_not_killed_for_a_cancelled_job_that_is_over(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -82,7 +71,7 @@ def test_a_process_is_not_killed_for_a_cancelled_job_that_is_over(
     wait_until(lambda: len(worker_pids(database)) == 1)
     with Session(database) as session:
         job = shop.cooperative.enqueue(session)
-        shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=7)
+        shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=4)
         session.commit()
         wait_until(lambda: states(database)["running"] == 2)
         jobs.cancel(session, job, kill=True)
@@ -244,50 +233,6 @@ Base.metadata.create_all(jobs._binding().engine)
     finally:
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(20) == 0
-
-
-def test_tables_found_by_what_the_application_sets_at_each_connection(database_url: str, tmp_path: Path) -> None:
-    """The parent, which imports no application, finds them too, and its beats keep the worker claiming."""
-    (tmp_path / "app.py").write_text(f"""
-from sqlalchemy import create_engine, event, text
-from sqlalchemy.orm import DeclarativeBase
-from sqla_jobs import Jobs
-
-engine = create_engine({database_url!r})
-
-@event.listens_for(engine, "connect")
-def set_search_path(connection, record):
-    connection.execute("SET search_path TO application")
-    connection.commit()
-
-class Base(DeclarativeBase): ...
-
-jobs = Jobs(Base, bind=engine)
-
-@jobs.task
-def work() -> None: ...
-
-def prepare():
-    with engine.begin() as connection:
-        connection.execute(text("CREATE SCHEMA application"))
-        Base.metadata.create_all(connection)
-""")
-    subprocess.run([sys.executable, "-c", "import app; app.prepare()"], cwd=tmp_path, check=True, timeout=60)
-    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1"]
-    engine = create_engine(database_url)
-    beats = text(
-        "SELECT count(*) FROM application.sqla_processes WHERE heartbeat_at > started_at + interval '2 seconds'"
-    )
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        parent = subprocess.Popen([*command, "--no-clock"], cwd=tmp_path, stderr=output)
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            wait_until(lambda: connection.scalar(beats), message=log.read_text())
-    finally:
-        parent.send_signal(signal.SIGTERM)
-        assert parent.wait(20) == 0
-        engine.dispose()
 
 
 def test_a_parent_whose_password_expired_is_told_the_new_one(
@@ -513,17 +458,6 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
         tasks = set(session.scalars(select(jobs.Job.task).where(jobs.Job.id.in_([run.job_id for run in lost]))))
     assert "hold_the_gil_for" in tasks
     assert states(database) == {"failed": len(lost), "succeeded": 1001 - len(lost)}  # some ends were not stored yet
-
-
-def test_a_stopped_process_that_was_taken_for_dead_is_killed_too(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
-) -> None:
-    start_worker(database_url, "--hung-after", "3")
-    wait_until(lambda: "serves" in log_of(tmp_path), message="the parent does not know of it")
-    (before,) = worker_pids(database)
-    os.kill(before, signal.SIGSTOP)
-    _execute(database, "DELETE FROM sqla_processes")
-    wait_until(lambda: set(worker_pids(database)) - {before}, timeout=30)
 
 
 def test_a_process_that_stops_while_it_starts_is_killed_and_told_of(database_url: str, tmp_path: Path) -> None:

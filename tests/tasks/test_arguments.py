@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
-from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, delete, insert, select
+from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -332,23 +332,7 @@ def test_what_would_not_come_back_is_refused_without_the_value(
 class Account(BaseModel):
     model_config = ConfigDict(extra="forbid")
     number: int = Field(alias="no")
-    limits: dict[str, int] = {}
     days: dict[int, int] = {}
-    parts: "list[Account]" = []
-
-
-class Cat(BaseModel):
-    kind: Literal["cat"]
-    n: int
-
-
-class Dog(BaseModel):
-    kind: Literal["dog"]
-    n: int
-
-
-def validates_otherwise(value: Any) -> Any:
-    return pydantic.TypeAdapter(dict[int, int]).validate_python(value)
 
 
 def quotes_in_kind(value: int) -> int:
@@ -359,18 +343,13 @@ def quotes_in_kind(value: int) -> int:
     ("annotation", "value", "told"),
     [
         (int, "hunter2", "value does not fit: int_parsing"),
-        (Account, {"no": 1, "hunter2": 1}, r"value.\*\*\* does not fit: extra_forbidden"),
-        (Account, {"no": 1, "days": {4711: "x"}}, r"value.days.\*\*\* does not fit: int_parsing"),
-        (Account, {"no": 1, "parts": [{"no": 2}, {"no": "x"}]}, "value.parts.1.no does not fit: int_parsing"),
-        (tuple[int, Item], [1, {"price": 1}], "value.1.sku does not fit: missing"),
-        (int | dict[int, int], {4711: "x"}, r"value.dict\[int,int\].\*\*\* does not fit: int_parsing"),
-        (Annotated[Cat | Dog, Field(discriminator="kind")], {"kind": "cat", "n": "x"}, r"value.\*\*\*.n does not"),
-        (Annotated[list[int], BeforeValidator(validates_otherwise)], {4711: "x"}, r"value.\*\*\* does not fit: int"),
+        (Account, {"no": 1, "hunter2": 1}, "value does not fit: extra_forbidden"),
+        (Account, {"no": 1, "days": {4711: "x"}}, "value does not fit: int_parsing"),
         (Annotated[int, AfterValidator(quotes_in_kind)], 4711, "value does not fit: custom_error"),
         (Any, "hunter2\ud800", "value"),
     ],
 )
-def test_a_refusal_of_a_sensitive_argument_tells_the_path_and_the_kind_of_the_error(
+def test_a_refusal_of_a_sensitive_argument_tells_its_name_and_the_kind_of_the_error(
     jobs: Jobs[JobMixin], annotation: Any, value: Any, told: str
 ) -> None:
     task, _ = taking(jobs, annotation, sensitive=["value"])
@@ -469,16 +448,6 @@ class TestEntities:
             assert task.enqueue(session, order).args == {"value": 7}
         assert task.enqueue(session, order).args == {"value": 7}
 
-    def test_a_deleted_row_is_refused(self, jobs: Jobs[JobMixin], session: Session) -> None:
-        task, _ = taking_rows(jobs, Order)
-        session.add(order := Order())
-        session.commit()
-        session.delete(order)
-        for step in (session.flush, session.commit, session.rollback):
-            with pytest.raises(ArgumentsError, match="deleted"):
-                task.enqueue(session, order)
-            step()
-
     @pytest.mark.parametrize("is_coroutine", [False, True])
     @pytest.mark.slow
     def test_a_row_that_comes_a_moment_after_its_job_is_found(
@@ -507,18 +476,6 @@ class TestEntities:
             added.result()
         assert (job.state, job.attempt, job.result) == ("succeeded", 1, 471)
 
-    def test_a_missing_row_of_a_job_that_began_long_ago_ends_it_at_once(
-        self, jobs: Jobs[JobMixin], committing: Session
-    ) -> None:
-        taking_rows(jobs, Order)
-        session, earlier = committing, datetime.now(UTC) - timedelta(minutes=1)
-        session.add(job := jobs.Job(task="take", args={"value": 471}, attempt=1, started_at=earlier))
-        session.flush()
-        session.add(jobs.Run(job_id=job.id, attempt=1, outcome="retried", started_at=earlier))
-        session.commit()
-        assert jobs.worker().drain() == 1
-        assert job.state == "cancelled"
-
     @pytest.mark.parametrize("sensitive", [[], ["value"]])
     @pytest.mark.slow
     def test_a_run_whose_row_is_gone_ends_cancelled_and_says_so(
@@ -541,14 +498,6 @@ class TestEntities:
         assert ("472" in str(job.runs[-1].error)) == (not sensitive)
         assert seen == []
 
-    def test_a_key_of_something_else_is_gone_for_the_subclass(self, jobs: Jobs[JobMixin], session: Session) -> None:
-        taking_rows(jobs, Car)
-        session.add(vehicle := Vehicle())
-        session.flush()
-        session.execute(insert(jobs.Job).values(task="take", args={"value": vehicle.id}))
-        drain(session, jobs)
-        assert session.scalars(select(jobs.Job.state)).all() == ["cancelled"]
-
     @pytest.mark.parametrize("annotation", [Order | None, Annotated[Order, "the one"]])
     def test_a_task_without_a_session_is_refused_when_declared(self, jobs: Jobs[JobMixin], annotation: Any) -> None:
         with pytest.raises(DeclarationError, match="'value'"):
@@ -559,29 +508,6 @@ class TestEntities:
         task, _ = taking_rows(jobs, annotation)
         with pytest.raises(DeclarationError, match="'value'"):
             task.enqueue(session, [])
-
-
-class Awkward(TypedDict):
-    """Fields with names that mean something in pydantic's own schemas."""
-
-    type: str
-    fields: dict[str, int]
-    schema_ref: "list[Awkward]"
-
-
-class Tree(BaseModel):
-    label: str = Field(alias="Label", default="")
-    below: "dict[str, Tree]" = {}
-    kind: Annotated[Item, BeforeValidator(lambda value: value)] | Awkward | None = None
-
-
-def test_names_of_fields_are_told_from_keys(jobs: Jobs[JobMixin]) -> None:
-    @jobs.task(sensitive=["tree", "people"])
-    def plant(tree: Tree, people: dict[str, Person], other: Number, count: int = 1) -> None: ...
-
-    of_tree = {"label", "Label", "below", "kind", "type", "fields", "schema_ref", "sku", "price"}
-    assert plant._declaration.codec.field_names >= of_tree | {"fullName", "born", "secret"}
-    assert not plant._declaration.codec.field_names & {"tree", "people", "other", "count", "digits"}
 
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)

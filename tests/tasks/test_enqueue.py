@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, Text, create_engine, event, func, select, text, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, sessionmaker
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, Unique
 from sqla_jobs.testing import drain
@@ -217,13 +217,6 @@ class TestTime:
             assert timedelta(seconds=60) <= job.run_at - before < timedelta(seconds=70)
             assert job.state == "scheduled"
 
-    def test_an_enqueue_overrides_the_delay_of_the_task(self, session: Session) -> None:
-        assert stored(session, remind.options(delay=0).enqueue(session, "ann")).state == "queued"
-        later = stored(session, remind.options(delay=3600).enqueue(session, "ann"))
-        assert timedelta(minutes=59) < later.run_at - later.created_at < timedelta(minutes=61)
-        moment = datetime(2999, 1, 1, tzinfo=UTC)
-        assert stored(session, remind.options(run_at=moment).enqueue(session, "ann")).run_at == moment
-
 
 class TestTransactions:
     def test_a_released_savepoint_keeps_its_job_and_one_rolled_back_does_not(self, session: Session) -> None:
@@ -235,16 +228,6 @@ class TestTransactions:
         send.enqueue_many(session, [{"email": "lost as well"}])
         savepoint.rollback()
         assert session.scalars(select(MyJob)).all() == [kept]
-
-    def test_a_scoped_session_is_taken_wherever_a_session_is(self, tables: Engine) -> None:
-        scoped = scoped_session(sessionmaker(tables))
-        try:
-            job = send.enqueue(scoped, "ann")
-            assert job in scoped.new
-            assert send.enqueue_many(scoped, [{"email": "ann"}]).inserted == 1
-            assert count(scoped()) == 2
-        finally:
-            scoped.remove()
 
     @pytest.mark.parametrize("wrong", [sessionmaker(), None], ids=as_id)
     def test_what_is_no_session_is_refused(self, wrong: Any) -> None:
@@ -316,19 +299,6 @@ class TestListeners:
         event.remove(committing, "before_commit", call)
         committing.rollback()
         assert [job.state for job in committing.scalars(select(MyJob))] == ["cancelled"]
-
-    def test_a_listener_that_has_many_jobs_once_may_enqueue_them(self, committing: Session) -> None:
-        outbox = [{"email": "ann"}, {"email": "bob"}]
-
-        def send_all(session: Session) -> None:
-            if outbox:
-                items = outbox[:]
-                outbox.clear()
-                send.enqueue_many(session, items)
-
-        event.listen(committing, "before_commit", send_all)
-        committing.commit()
-        assert count(committing) == 2
 
 
 class TestMany:

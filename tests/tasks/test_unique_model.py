@@ -39,7 +39,6 @@ POLICIES = {
 PERIODS = {
     "return": Unique("key", per=FOR_EVER),
     "raise": Unique("key", on_conflict="raise", per=FOR_EVER),
-    "replace": Unique("key", on_conflict="replace", max_delay=None, per=FOR_EVER),
 }
 LEASE = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001"}
 
@@ -84,7 +83,7 @@ class Model:
 
 class UniqueLife(RuleBasedStateMachine):
     engine: ClassVar[Engine]
-    modes = st.sampled_from([*POLICIES])
+    policies = st.sampled_from([*((mode, False) for mode in POLICIES), *((mode, True) for mode in PERIODS)])
     keys = st.integers(0, 2)
 
     def __init__(self) -> None:
@@ -102,8 +101,9 @@ class UniqueLife(RuleBasedStateMachine):
         policy = (PERIODS if per else POLICIES)[mode]
         return write.options(unique=policy, delay=3600 if delayed else None)
 
-    @rule(key=keys, mode=modes, delayed=st.booleans(), per=st.booleans())
-    def enqueue(self, key: int, mode: str, delayed: bool, per: bool) -> None:
+    @rule(key=keys, policy=policies, delayed=st.booleans())
+    def enqueue(self, key: int, policy: tuple[str, bool], delayed: bool) -> None:
+        mode, per = policy
         self.token += 1
         came = self.model.enqueue(key, self.token, mode, delayed, per)
         try:
@@ -114,8 +114,9 @@ class UniqueLife(RuleBasedStateMachine):
         assert job.args["key"] == key
         assert (job.args["token"] == self.token) == (came != "left out")
 
-    @rule(items=st.lists(keys, max_size=5), mode=modes, delayed=st.booleans(), per=st.booleans())
-    def enqueue_many(self, items: list[int], mode: str, delayed: bool, per: bool) -> None:
+    @rule(items=st.lists(keys, max_size=5), policy=policies, delayed=st.booleans())
+    def enqueue_many(self, items: list[int], policy: tuple[str, bool], delayed: bool) -> None:
+        mode, per = policy
         tokens = [self.token + 1 + number for number in range(len(items))]
         self.token += len(items)
         after = deepcopy(self.model)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
@@ -55,16 +55,6 @@ def test_retries_and_delays_alone_can_be_brought_forward(scheduled: dict[str, An
     later = shop.write.options(delay=3600).enqueue(sqla_jobs_session, n=2)
     assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=5), schedules=False).runs == 1
     assert (later.state, ticks(sqla_jobs_session, "hourly")) == ("succeeded", [])
-
-
-def test_a_stored_schedule_fires_overdue_ticks_first(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
-    overdue = func.now() - timedelta(hours=3)
-    rule = {"cron": "@every 3600", "planned_rule": "@every 3600 UTC", "next_run_at": overdue}
-    schedule = jobs.Schedule(name="stored", task="write", args={"n": 1}, **rule)
-    sqla_jobs_session.add(schedule)
-    sqla_jobs_session.flush()
-    assert drain(sqla_jobs_session, jobs, ahead=timedelta(hours=1)).runs == 2
-    assert schedule.last_run_at == ticks(sqla_jobs_session, "stored")[-1]
 
 
 def test_a_tick_waits_until_all_before_it_has_run(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from textwrap import dedent
-from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, Unique
+from sqla_jobs import Unique
 from sqla_jobs.testing import (
     assert_enqueued,
     assert_not_enqueued,
     drain,
     enqueued,
-    make_job,
 )
 from tests.testing.kit_shop import Order, charge, greet, jobs, send, settle
 
@@ -111,24 +109,3 @@ def test_a_failure_shows_no_sensitive_argument(kit_session: Session) -> None:
         assert_enqueued(kit_session, charge, amount=Decimal(1), token="swordfish")
     assert "hunter2" not in str(raised.value)
     assert "swordfish" not in str(raised.value)
-
-
-def test_values_that_no_job_of_the_task_can_have_are_refused(kit_session: Session) -> None:
-    with pytest.raises(ArgumentsError, match="'emial'"):
-        assert_enqueued(kit_session, send, emial="a@b.c")
-    with pytest.raises(ArgumentsError, match="queue"):
-        assert_not_enqueued(kit_session, send, queue="mail")
-    with pytest.raises(ArgumentsError, match="email"):
-        enqueued(kit_session, send, email=7)
-    with pytest.raises(ArgumentsError, match="email"):
-        enqueued(kit_session, jobs, email="a@b.c")
-
-
-def a_function(email: str) -> None: ...
-
-
-@pytest.mark.parametrize("what", [Order, a_function])
-def test_anything_but_a_task_is_refused(kit_session: Session, what: Any) -> None:
-    for call in (assert_enqueued, enqueued, assert_not_enqueued, make_job):
-        with pytest.raises(ArgumentsError, match="expected"):
-            call(kit_session, what)

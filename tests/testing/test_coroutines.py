@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, ConfigurationError, JobMixin
+from sqla_jobs import ArgumentsError, JobMixin
 from sqla_jobs.testing import assert_enqueued, drain, run_job
 from tests import coroutine_shop as shop
 from tests.coroutine_shop import Effect, Order, jobs, seen
@@ -81,19 +81,6 @@ async def test_failures_are_raised_and_recorded_as_those_of_plain_tasks(asession
     assert await effects(asession) == []
 
 
-async def test_a_cancel_of_the_test_is_no_outcome(asession: AsyncSession) -> None:
-    await asession.run_sync(shop.wait_for_cancel.enqueue, n=1)
-    draining = asyncio.create_task(asession.run_sync(lambda own: drain(own, jobs, errors="record")))
-    async with asyncio.timeout(20):
-        while seen != ["begun"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    draining.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await draining
-    assert seen == ["begun", "finally"]
-    assert await effects(asession) == []
-
-
 async def test_run_job_is_awaited(asession: AsyncSession) -> None:
     asession.add(order := Order())
     await run_job(asession, shop.settle)(order=order)
@@ -117,20 +104,3 @@ def test_those_without_a_session_run_in_a_synchronous_test(session: Session) -> 
     shop.leave_the_program.enqueue(session)
     with pytest.raises(SystemExit):
         drain(session, jobs)
-
-
-def test_a_task_with_a_session_in_a_synchronous_test_is_refused(session: Session) -> None:
-    one = shop.write.enqueue(session, n=1)
-    with pytest.raises(ConfigurationError, match="write"):
-        drain(session, jobs)
-    assert (one.state, one.attempt) == ("queued", 0)
-    with pytest.raises(ConfigurationError, match="write"):
-        run_job(session, shop.write)
-
-
-async def test_an_asynchronous_test_with_a_synchronous_session_is_refused(session: Session) -> None:
-    one = shop.nap.enqueue(session, seconds=0.01)
-    with pytest.raises(ConfigurationError, match="nap"):
-        drain(session, jobs)
-    assert one.state == "queued"
-    assert await run_job(session, shop.shout)(text="hey") == "HEY"

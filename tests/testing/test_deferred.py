@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.testing import drain, run_job
+from sqla_jobs.testing import drain
 from tests.testing.kit_shop import jobs
 
 
@@ -45,21 +45,3 @@ def test_a_run_ends_as_its_commit_would(session: Session, commits: bool) -> None
         session.execute(text("DELETE FROM lines"))
     assert drain(session, jobs).runs == 1
     assert (whole.state, lines(session)) == ("succeeded", [2])
-
-
-def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> None:
-    for order in (1, 2):
-        run_job(session, adds_a_line)(order=order, is_whole=True)
-    adds_a_line.enqueue(session, order=3, is_whole=True)
-    assert drain(session, jobs).runs == 1
-    with pytest.raises(IntegrityError, match="a:line"):
-        run_job(session, adds_a_line)(order=4, is_whole=False)
-    assert lines(session) == [1, 2, 3]
-
-
-def test_a_violation_by_the_test_itself_is_not_attributed_to_a_task(session: Session) -> None:
-    job = adds_a_line.enqueue(session, order=1, is_whole=True)
-    session.execute(text("INSERT INTO lines VALUES (9)"))
-    with pytest.raises(IntegrityError, match="a:line"):
-        drain(session, jobs)
-    assert (job.state, job.attempt, lines(session)) == ("queued", 0, [9])

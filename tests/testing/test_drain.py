@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
-from sqla_jobs import Jobs, JobsError, RunEvent
-from sqla_jobs.tasks.hooks import EventName
-from sqla_jobs.testing import drain, run_job
+from sqla_jobs import JobsError
+from sqla_jobs.testing import drain
 from tests import shop
 from tests.shop import Effect, jobs
 
@@ -85,18 +81,6 @@ def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session)
     assert list(session.scalars(select(Effect.n))) == [1]
 
 
-@pytest.mark.parametrize("ends", [Session.rollback, Session.close])
-def test_a_task_that_undoes_its_own_claim_is_an_error(session: Session, ends: Callable[[Session], None]) -> None:
-    @jobs.task(name="undoes")
-    def undoes(session: Session) -> None:
-        ends(session)
-
-    undoes.enqueue(session)
-    session.commit()
-    with pytest.raises(JobsError, match="undoes"):
-        drain(session, jobs)
-
-
 def test_a_job_that_enqueues_itself_for_ever_is_an_error(session: Session) -> None:
     shop.chain.enqueue(session, n=50)
     with pytest.raises(JobsError, match="after 10 runs"):
@@ -129,45 +113,6 @@ def test_a_task_without_a_policy_raises_at_its_first_error(session: Session) -> 
     assert [*map(str, drain(session, jobs, ahead=2.6, errors="record").errors)] == ["a bug"]
 
 
-def _flush_within(session: Session) -> None:
-    session.begin_nested()
-    session.flush()
-
-
-def _flush_and_go_on(session: Session) -> None:
-    with suppress(IntegrityError):
-        session.flush()
-    session.scalar(select(1))
-
-
-FLUSHES: dict[str, Callable[[Session], object]] = {
-    "in the task": Session.flush,
-    "at its end": lambda session: None,
-    "within a savepoint of its own": _flush_within,
-    "and is passed over": _flush_and_go_on,
-}
-
-
-@pytest.mark.parametrize("flush", FLUSHES)
-def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: str) -> None:
-    @jobs.task(name="breaks_a_constraint")
-    def breaks_a_constraint(session: Session) -> None:
-        session.add(Effect(n=None, kind="wrong"))
-        FLUSHES[flush](session)
-
-    expected = PendingRollbackError if flush == "and is passed over" else IntegrityError
-    session.add(Effect(n=99, kind="mine"))
-    job = breaks_a_constraint.options(max_attempts=2).enqueue(session)
-    (error,) = drain(session, jobs, errors="record").errors
-    assert (type(error), job.state, job.runs[0].outcome) == (expected, "scheduled", "retried")
-    with pytest.raises(expected):
-        drain(session, jobs, ahead=60)
-    assert (job.state, len(job.runs)) == ("failed", 2)
-    with pytest.raises(expected):
-        run_job(session, breaks_a_constraint)()
-    assert list(session.scalars(select(Effect.n))) == [99]
-
-
 def test_a_base_exception_reaches_the_test_even_if_the_policy_retries_it(session: Session) -> None:
     @jobs.task(name="interrupted", sensitive=["token"])
     def interrupted(token: str) -> None:
@@ -178,33 +123,6 @@ def test_a_base_exception_reaches_the_test_even_if_the_policy_retries_it(session
         drain(session, jobs)
     assert job.state == "scheduled"
     assert "hunter2" not in raised.value.__notes__[0]
-
-
-@pytest.mark.parametrize("name", ["started", "succeeded"])
-def test_a_base_exception_of_a_handler_reaches_the_test(session: Session, name: EventName) -> None:
-    def give_up(event: RunEvent) -> None:
-        raise KeyboardInterrupt
-
-    other = Jobs(type("Base", (DeclarativeBase,), {}))
-    other.on(name)(give_up)
-
-    @other.task
-    def fine() -> None: ...
-
-    job = fine.enqueue(session)
-    with pytest.raises(KeyboardInterrupt):
-        drain(session, other)
-    if name == "succeeded":
-        assert session.get_one(other.Job, job.id).state == "succeeded"
-
-
-@pytest.mark.parametrize(
-    ("options", "named"), [({"queues": "mail"}, "mail"), ({"max_runs": "5"}, "max_runs"), ({"errors": 5}, "errors")]
-)
-def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str, Any], named: str) -> None:
-    shop.write.options(queue="mail").enqueue(session, n=1)
-    with pytest.raises(JobsError, match=named):
-        drain(session, jobs, **options)
 
 
 def test_due_jobs_that_do_not_run_are_named(session: Session) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
@@ -53,24 +51,3 @@ def test_an_ordered_key_keeps_its_order(session: Session) -> None:
     assert session.scalars(text("SELECT result FROM sqla_runs WHERE outcome = 'succeeded' ORDER BY id")).all() == [
         *range(4)
     ]
-
-
-def test_groups_take_turns_as_with_workers(session: Session) -> None:
-    made = {name: shop.fair.enqueue(session, tenant=name[0]) for name in ["a1", "a2", "a3", "b1", "b2", "c1"]}
-    turns = [made[name] for name in ["a1", "b1", "c1", "a2", "b2", "a3"]]
-    assert drain(session, jobs, limits=True).runs == 6
-    assert [*session.scalars(select(jobs.Run.job_id).order_by(jobs.Run.id))] == [job.id for job in turns]
-
-
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_limits_are_obeyed_in_an_asynchronous_session(database: Engine, driver: str) -> None:
-    async def run() -> tuple[int, int]:
-        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
-        async with AsyncSession(engine) as session:
-            await session.run_sync(lambda own: jobs.set_limit(own, shop.rated, rate=2, per=3600))
-            await session.run_sync(shop.rated.enqueue_many, [{"n": n} for n in range(3)])
-            drained = await session.run_sync(lambda own: drain(own, jobs, limits=True))
-        await engine.dispose()
-        return drained.runs, len(drained.waiting)
-
-    assert asyncio.run(run()) == (2, 1)

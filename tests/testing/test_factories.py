@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, JobState
+from sqla_jobs import JobState
 from sqla_jobs.testing import make_job
 from tests.testing.kit_shop import Order, ShopJob, call_the_bank, fetch, jobs, send, settle, sync
 
@@ -67,19 +67,3 @@ def test_a_job_has_the_gates_and_the_key_of_its_task(kit_session: Session) -> No
     assert sync.enqueue(kit_session, account=7) is one
     kit_session.add(order := Order())
     assert make_job(kit_session, settle, args={"order": order}).args == {"order": order.id}
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"state": "done"}, "'done'"),
-        ({"state": "failed", "attempt": 0}, "attempt"),
-        ({"args": {"email": 7}}, "email"),
-        ({"state": "failed", "attempt": 9, "max_attempts": 3}, "attempt"),
-    ],
-    ids=str,
-)
-def test_impossible_jobs_are_refused(kit_session: Session, options: dict[str, object], named: str) -> None:
-    with pytest.raises(ArgumentsError, match=named):
-        make_job(kit_session, send, **options)  # type: ignore[arg-type]
-    assert kit_session.query(jobs.Job).count() == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConfigurationError, Jobs, RateLimit
@@ -33,17 +32,3 @@ def test_two_tasks_that_declare_one_limit_differently(sqla_jobs_session: Session
 
     one.enqueue(sqla_jobs_session)
     check_refused(jobs, sqla_jobs_session, "smtp")
-
-
-def test_no_task_at_all(sqla_jobs_session: Session) -> None:
-    check_refused(application(), sqla_jobs_session, "modules=")
-
-
-def test_tables_that_this_code_cannot_work_on(sqla_jobs_session: Session) -> None:
-    jobs = application()
-
-    @jobs.task(name="fine")
-    def fine() -> None: ...
-
-    sqla_jobs_session.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 99'"))
-    check_refused(jobs, sqla_jobs_session, "99")

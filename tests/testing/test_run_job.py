@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -41,20 +40,6 @@ def test_a_result_that_cannot_be_stored_is_refused(kit_session: Session) -> None
     assert run_job(kit_session, answers)(what="text") == "text"
     with pytest.raises(UnstorableResult, match="object"):
         run_job(kit_session, answers)(what="object")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"attempt": 0},
-        {"attempt": 9, "max_attempts": 3},
-        {"headers": "none"},
-    ],
-    ids=str,
-)
-def test_an_option_that_no_run_has_is_refused(kit_session: Session, options: Any) -> None:
-    with pytest.raises(ArgumentsError, match=next(iter(options))):
-        run_job(kit_session, answers, **options)(what="text")
 
 
 def test_it_runs_no_other_job_and_no_second_attempt(kit_session: Session) -> None:

@@ -161,7 +161,7 @@ def unique_jobs(session: Session) -> None:
         report.enqueue(session, tenant=1)
     except JobExists as found:
         assert_type(found.job, JobMixin)
-    forever = Unique("tenant", on_conflict="replace", max_delay=None, per=60.0)
+    forever = Unique("tenant", on_conflict="replace", max_delay=None)
     index.options(unique=forever, delay=60).enqueue(session, 1, datetime.now(UTC))
     send_email.options(unique_key="welcome-17", unique=Unique(per=3600))
     bill.enqueue_at_commit(session, 1)

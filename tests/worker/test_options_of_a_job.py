@@ -13,7 +13,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, Unique
 from sqla_jobs.queries.delete_jobs import Removal
-from sqla_jobs.testing import drain
 from tests.helpers import wait_until
 
 
@@ -106,18 +105,6 @@ class TestExpires:
             assert jobs.worker(bind=database).drain() == 1
             assert job(session, late[0].id).state == "succeeded"
 
-    @pytest.mark.parametrize("expires", [0.01, timedelta(milliseconds=10)])
-    def test_a_length_counts_from_the_enqueue_by_the_clock_of_the_server(self, session: Session, expires: Any) -> None:
-        one = plain.options(expires=expires, unique_key="k").enqueue(session, n=1)
-        two = plain.options(expires=expires).enqueue(session, n=2)
-        plain.options(expires=expires).enqueue_many(session, [{"n": 3}])
-        session.commit()
-        for each in session.scalars(select(Job)):
-            assert each.expires_at - each.created_at < timedelta(seconds=10)
-        wait_until(lambda: session.scalar(select(func.max(Job.expires_at) < func.clock_timestamp())))
-        assert drain(session, jobs).runs == 0
-        assert {one.state, two.state, *session.scalars(select(Job.state))} == {"cancelled"}
-
     def test_a_job_that_has_begun_does_not_expire(self, database: Engine, session: Session) -> None:
         one = fails.options(expires=AHEAD).enqueue(session)
         session.commit()
@@ -127,23 +114,6 @@ class TestExpires:
         session.commit()
         jobs.worker(bind=database).drain()
         assert [run.outcome for run in job(session, one.id).runs] == ["retried", "failed"]
-
-    def test_a_job_that_was_claimed_and_given_back_has_not_begun(self, database: Engine, session: Session) -> None:
-        one = plain.options(expires=PAST).enqueue(session, n=1)
-        session.flush()
-        session.execute(update(Job).values(started_at=PAST))
-        session.commit()
-        jobs.worker(bind=database).drain()
-        assert (job(session, one.id).state, ran) == ("cancelled", [])
-
-    def test_sql_may_say_so_too_even_with_times_that_no_datetime_is(self, database: Engine, session: Session) -> None:
-        for moment in ("infinity", "-infinity"):
-            session.execute(
-                text(f"INSERT INTO sqla_jobs (task, args, expires_at) VALUES ('plain', '{{\"n\": 1}}', '{moment}')")
-            )
-        session.commit()
-        assert jobs.worker(bind=database).drain() == 2
-        assert sorted(str(one.state) for one in session.scalars(select(Job))) == ["cancelled", "succeeded"]
 
 
 class TestTimeout:
@@ -198,10 +168,6 @@ class TestRetention:
         end(session, first, last, days=1)
         with jobs.worker(bind=database, clock=False):
             wait_until(lambda: left(session) == kept)
-
-    def test_a_person_who_prunes_is_obeyed(self, session: Session) -> None:
-        end(session, plain.options(retention=timedelta(days=30)).enqueue(session, n=1), days=20)
-        assert jobs.delete(session, where=jobs.select(ended_before=timedelta(days=10))).changed == 1
 
     @pytest.mark.parametrize("analyzed", [True, False])
     def test_the_pruner_reads_only_the_jobs_that_have_one(self, session: Session, analyzed: bool) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import sqlmodel
 from sqlalchemy import Engine, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession as AsyncSessionOfSQLModel
 
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import Jobs
 from tests import sqlmodel_shop
-from tests.sqlmodel_shop import Audited, NeedsMore, Order, Routing, jobs, settle, settle_awaited
+from tests.sqlmodel_shop import Audited, Order, Routing, jobs, settle, settle_awaited
 
 
 @pytest.fixture
@@ -115,24 +115,6 @@ def application_of(kind: type[Any]) -> Jobs[Any]:
     look.__annotations__["session"] = kind
     own.task(name="look")(look)
     return own
-
-
-@pytest.mark.parametrize(
-    ("kind", "bind"),
-    [(Audited, "one of another subclass"), (Audited, "a function"), (NeedsMore, "an engine")],
-)
-def test_a_worker_refuses_to_start_where_it_cannot_make_one(database: Engine, kind: type[Any], bind: str) -> None:
-    own = application_of(kind)
-    own.bind(BINDS[bind](database))
-    with pytest.raises(ConfigurationError, match="look") as refused:
-        own.worker().drain()
-    assert kind.__name__ in str(refused.value)
-
-
-def test_an_async_factory_of_another_class_is_refused(database: Engine, async_engine: AsyncEngine) -> None:
-    jobs.bind(database, async_bind=lambda: AsyncSession(async_engine))
-    with pytest.raises(ConfigurationError, match="settle_awaited"):
-        jobs.worker().drain()
 
 
 def test_a_task_annotated_with_session_gets_what_is_bound(database: Engine) -> None:

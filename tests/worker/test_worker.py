@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, event, func, make_url, select, text, update
+from sqlalchemy import Engine, create_engine, event, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
@@ -194,24 +193,6 @@ def test_the_last_progress_of_a_run_is_stored_with_its_end(
         ("failed", 1.0, "all of it"),
         ("scheduled", 0.25, "a quarter"),
     ]
-
-
-@pytest.mark.slow
-def test_the_last_progress_is_stored_where_the_row_was_locked_when_it_was_reported(
-    session: Session, database: Engine
-) -> None:
-    shop.first_has_reported.clear()
-    first, second = (shop.report_when_told.enqueue(session, n=n) for n in (1, 2))
-    session.commit()
-    with jobs.worker(clock=False):
-        wait_until(lambda: {job(session, one.id).state for one in (first, second)} == {"running"})
-        with Session(database) as other:
-            other.get_one(jobs.Job, first.id, with_for_update=True)
-            shop.begun.set()
-            wait_until(lambda: job(session, second.id).progress == 0.9)  # a look has passed, and found the first locked
-        shop.gate.set()
-        wait_until(lambda: {job(session, one.id).state for one in (first, second)} == {"succeeded"})
-    assert [job(session, one.id).progress for one in (first, second)] == [0.9, 0.9]
 
 
 HOSTILE = {
@@ -486,47 +467,6 @@ def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(session: 
         shop.gate.set()
         wait_until(lambda: states(session) == {"running": 1, "succeeded": 50})
         wait_until(lambda: f"job {bad.id}" in (session.scalar(select(jobs.Process.set_aside)) or {}))
-
-
-@pytest.mark.slow
-def test_what_the_encoding_of_the_database_does_not_have_costs_no_other_job_its_end(server_url: str) -> None:
-    name = f"sqla_jobs_test_{uuid.uuid4().hex}"
-    server = create_engine(server_url, isolation_level="AUTOCOMMIT")
-    engine = create_engine(make_url(server_url).set(database=name))
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'"))
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    with Session(engine) as session:
-        for how in ("euro", "result-euro"):
-            shop.misbehave.enqueue(session, how=how)
-        shop.mark.enqueue_many(session, ({"n": n} for n in range(20)))
-        session.commit()
-        assert drain() == 22
-        assert states(session) == {"succeeded": 20, "failed": 2}
-        errors = session.scalars(select(jobs.Run.error).where(jobs.Run.outcome == "failed")).all()
-        assert all("has no equivalent in encoding" in (error or "") for error in errors)
-    engine.dispose()
-    with server.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
-
-
-@pytest.mark.slow
-def test_an_outcome_the_server_refuses_is_recorded_as_a_failure_that_says_so(session: Session) -> None:
-    session.execute(text("ALTER TABLE sqla_runs ADD CONSTRAINT no_seven CHECK (result IS DISTINCT FROM '7'::jsonb)"))
-    many = [shop.mark.enqueue(session, n=n) for n in range(20)]
-    session.commit()
-    assert drain() == 20
-    assert states(session) == {"succeeded": 19, "failed": 1}
-    (run,) = job(session, many[7].id).runs
-    assert (run.error_type, run.result) == ("UnstorableOutcome", None)
-    assert "no_seven" in (run.error or "")
-
-
-def test_sessions_in_autocommit_are_refused(session: Session, engine: Engine) -> None:
-    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
-        jobs.worker(bind=engine.execution_options(isolation_level="AUTOCOMMIT"), clock=False).start()
 
 
 @pytest.mark.slow

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, JobMixin, JobState, Unique
+from sqla_jobs import ArgumentsError, JobMixin, Unique
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.queries import Queries
@@ -26,16 +25,6 @@ def state_of(session: Session, job: JobMixin) -> str:
 
 def reaches(session: Session, job: JobMixin, state: str) -> None:
     wait_until(lambda: state_of(session, job) == state, message=f"job {job.id} is {state_of(session, job)}")
-
-
-def test_a_job_after_jobs_that_have_ended_is_queued_at_once(session: Session, database: Engine) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    second = shop.mark.options(after=first).enqueue(session, n=2)
-    later = shop.mark.options(after=first, delay=timedelta(hours=1)).enqueue(session, n=3)
-    assert (second.state, later.state) == (JobState.queued, JobState.scheduled)
-    session.commit()
 
 
 @pytest.mark.parametrize("policy", ["cancel", "run", "hold"])
@@ -75,6 +64,21 @@ def test_a_deleted_prerequisite_counts_as_cancelled(session: Session, worker: Wo
     assert state_of(session, held) == "blocked"
 
 
+def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, database: Engine, worker: Worker) -> None:
+    """The process that takes the job back is not the one that ended it."""
+    first = shop.wait.options(max_attempts=1, delay=3600).enqueue(session, n=1)
+    second = shop.mark.options(after=first, if_failed="run").enqueue(session, n=2)
+    session.commit()
+    dead = "00000000-0000-0000-0000-000000000001"
+    claimed = "state = 'running', attempt = 1, current_run_id = 900, process_id = :dead, started_at = now()"
+    session.execute(text(f"UPDATE sqla_jobs SET {claimed} WHERE id = :id"), {"dead": dead, "id": first.id})
+    session.commit()
+    with database.begin() as connection:
+        assert [one.job_id for one in Queries(jobs._models).rescue(connection)] == [first.id]
+    assert state_of(session, first) == "failed"
+    reaches(session, second, "succeeded")
+
+
 def test_what_cannot_be_waited_for_is_refused_and_changes_nothing(session: Session, database: Engine) -> None:
     with Session(database) as other:
         unseen = shop.mark.enqueue(other, n=1)
@@ -97,30 +101,6 @@ def test_what_cannot_be_waited_for_is_refused_and_changes_nothing(session: Sessi
     assert states(session) == {}
 
 
-def test_many_jobs_after_one_and_one_of_a_unique_key(session: Session, worker: Worker) -> None:
-    first = shop.wait.enqueue(session, n=1)
-    ids = shop.mark.options(after=first).enqueue_many(session, ({"n": n} for n in range(100)), returning=True)
-    once = shop.mark.options(after=first, unique_key="once").enqueue(session, n=101)
-    again = shop.mark.options(after=first, unique_key="once").enqueue(session, n=102)
-    assert again is once
-    session.commit()
-    assert len(ids) == 100
-    reaches(session, first, "running")
-    assert [*states(session).values()].count("blocked") == 101
-    shop.gate.set()
-    wait_until(lambda: {*states(session).values()} == {"succeeded"})
-
-
-def test_a_replacement_leaves_a_blocked_job_blocked(session: Session, database: Engine) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    blocked = shop.mark.options(after=first, unique_key="k").enqueue(session, n=2)
-    replace = Unique(on_conflict="replace", max_delay=None)
-    assert shop.mark.options(unique_key="k", unique=replace).enqueue(session, n=3) is blocked
-    assert (blocked.state, blocked.args) == (JobState.blocked, {"n": 3})
-    session.commit()
-    assert jobs.worker(bind=database).drain() == 2
-
-
 def test_an_end_between_the_enqueue_and_its_commit_is_not_lost(
     session: Session, database: Engine, worker: Worker
 ) -> None:
@@ -134,41 +114,3 @@ def test_an_end_between_the_enqueue_and_its_commit_is_not_lost(
         wait_until(lambda: states(beside)[first.id] == "succeeded")
     session.commit()
     reaches(session, second, "succeeded")
-
-
-def test_a_rescued_job_that_fails_for_good_is_heard_of(session: Session, database: Engine, worker: Worker) -> None:
-    """The process that takes the job back is not the one that ended it."""
-    first = shop.wait.options(max_attempts=1, delay=3600).enqueue(session, n=1)
-    second = shop.mark.options(after=first, if_failed="run").enqueue(session, n=2)
-    session.commit()
-    dead = "00000000-0000-0000-0000-000000000001"
-    claimed = "state = 'running', attempt = 1, current_run_id = 900, process_id = :dead, started_at = now()"
-    session.execute(text(f"UPDATE sqla_jobs SET {claimed} WHERE id = :id"), {"dead": dead, "id": first.id})
-    session.commit()
-    with database.begin() as connection:
-        assert [one.job_id for one in Queries(jobs._models).rescue(connection)] == [first.id]
-    assert state_of(session, first) == "failed"
-    reaches(session, second, "succeeded")
-
-
-@pytest.mark.parametrize("moment", ["before_flush", "after_insert"])
-def test_a_listener_of_a_flush_is_told_where_to_enqueue_after_others(moment: str, session: Session) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    session.commit()
-
-    def follow(*_: object) -> None:
-        shop.mark.options(after=first).enqueue(session, n=2)
-
-    target: Any = shop.Effect if moment == "after_insert" else session
-    event.listen(target, moment, follow)
-    try:
-        session.add(shop.Effect(n=1, kind="plain"))
-        with pytest.raises(ArgumentsError, match="before_commit"):
-            session.flush()
-    finally:
-        event.remove(target, moment, follow)
-    session.rollback()
-    event.listen(session, "before_commit", follow, once=True)
-    session.add(shop.Effect(n=1, kind="plain"))
-    session.commit()
-    assert [*states(session).values()] == ["queued", "blocked"]

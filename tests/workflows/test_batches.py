@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, JobExists, JobMixin, RunContext, Unique
-from sqla_jobs.actions.audit import Changing
+from sqla_jobs import ArgumentsError, JobExists, RunContext, Unique
 from sqla_jobs.actions.batches import BatchCounts
-from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.models.workflow_columns import BatchMixin
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.finding import Finding
@@ -21,9 +18,6 @@ from sqla_jobs.worker import Worker
 from tests import shop
 from tests.helpers import new_jobs, states, wait_until
 from tests.shop import jobs
-
-Delete_ = Callable[[Session, JobMixin], None]
-"""Deletes a job."""
 
 
 def counts_of(session: Session, batch: BatchMixin) -> BatchCounts:
@@ -164,89 +158,6 @@ def test_a_retried_job_opens_its_batch_again(session: Session, database: Engine)
     assert jobs.worker(bind=database).drain() == 2
 
 
-def by_session(session: Session, job: JobMixin) -> None:
-    session.delete(job)
-
-
-def by_command(session: Session, job: JobMixin) -> None:
-    changing = Changing(session, jobs._models, jobs.tasks)
-    assert Delete().one(changing, job)
-
-
-DELETED = pytest.mark.parametrize("delete", [by_session, by_command])
-
-
-@DELETED
-@pytest.mark.parametrize(("if_failed", "state"), [("cancel", "cancelled"), ("hold", "blocked"), ("run", "succeeded")])
-def test_a_deleted_job_of_a_batch_counts_as_cancelled(
-    session: Session, database: Engine, delete: Delete_, if_failed: Literal["cancel", "hold", "run"], state: str
-) -> None:
-    batch = jobs.batch(session)
-    first, *_ = [shop.mark.options(batch=batch).enqueue(session, n=n) for n in range(2)]
-    other = shop.mark.enqueue(session, n=2)
-    reports = [
-        shop.mark.options(after=batch, if_failed=if_failed).enqueue(session, n=3),
-        shop.mark.options(after=[other, batch], if_failed=if_failed).enqueue(session, n=4),
-    ]
-    session.commit()
-    delete(session, first)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    assert {states(session)[job.id] for job in reports} == {state}
-
-
-@DELETED
-def test_a_held_job_stays_held_if_the_failed_job_is_deleted(
-    session: Session, database: Engine, delete: Delete_
-) -> None:
-    batch = jobs.batch(session)
-    wrong = shop.fails_slowly.options(batch=batch, max_attempts=1).enqueue(session, message="no")
-    report = shop.mark.options(after=batch, if_failed="hold").enqueue(session, n=2)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    session.refresh(wrong)
-    delete(session, wrong)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    assert states(session)[report.id] == "blocked"
-    jobs.retry(session, report)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    assert states(session)[report.id] == "succeeded"
-
-
-def test_a_retry_beside_a_deleted_job_of_the_batch_runs_nothing_without_it(session: Session, database: Engine) -> None:
-    batch = jobs.batch(session)
-    one, other = [
-        shop.fails_slowly.options(batch=batch, max_attempts=1).enqueue(session, message="no") for _ in range(2)
-    ]
-    report = shop.mark.options(after=batch).enqueue(session, n=2)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    session.refresh(report)
-    assert report.state == "cancelled"
-    gone, kept = (one, other) if report.waits_for == other.id else (other, one)
-    session.refresh(gone)
-    session.delete(gone)
-    session.execute(update(jobs.Job).where(jobs.Job.id == kept.id).values(task="mark", args={"n": 1}))
-    session.commit()
-    jobs.retry(session, kept)
-    session.commit()
-    jobs.worker(bind=database).drain()
-    assert states(session) == {kept.id: "succeeded", report.id: "cancelled"}
-
-
-def test_jobs_after_a_batch_can_be_deleted_with_it(session: Session) -> None:
-    batch = jobs.batch(session)
-    shop.mark.options(batch=batch).enqueue_many(session, ({"n": n} for n in range(3)))
-    shop.mark.options(after=batch).enqueue(session, n=2)
-    session.commit()
-    for job in session.scalars(select(jobs.Job)):
-        session.delete(job)
-    session.commit()
-    assert states(session) == {}
-
-
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("policy", ["return", "replace"])
 def test_a_job_of_a_taken_key_that_is_not_in_the_batch_is_refused(session: Session, policy: Any, many: bool) -> None:
@@ -263,14 +174,3 @@ def test_a_job_of_a_taken_key_that_is_not_in_the_batch_is_refused(session: Sessi
     after = shop.mark.options(after=[batch, caught.value.job]).enqueue(session, n=3)
     session.commit()
     assert after.state == "blocked"
-
-
-@pytest.mark.parametrize("unique", [Unique([]), Unique([], on_conflict="replace", max_delay=None)])
-def test_a_job_of_a_taken_key_that_is_in_the_batch_stays_there(session: Session, unique: Unique) -> None:
-    batch = jobs.batch(session)
-    task = shop.mark.options(unique=unique, batch=batch)
-    job = task.enqueue(session, n=1)
-    assert task.enqueue(session, n=2) is job
-    assert task.enqueue_many(session, [{"n": 3}]).inserted == 0
-    session.commit()
-    assert jobs.counts(session, batch).total == 1

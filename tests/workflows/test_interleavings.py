@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, JobMixin, JobState
@@ -130,23 +130,6 @@ def test_a_locked_job_holds_up_no_other(session: Session, database: Engine, one:
     assert state(database, held) == "queued"
 
 
-def test_many_locked_jobs_hold_up_no_other(session: Session, database: Engine, one: Process, other: Session) -> None:
-    """More of them than one transaction resolves."""
-    before = [mark(session) for _ in range(MOST + 101)]
-    session.flush()
-    *held, free = [mark(session, after=first) for first in before]
-    session.commit()
-    one.claim(MOST + 101)
-    other.execute(text("SELECT FROM sqla_jobs WHERE state = 'blocked' AND id <> :id FOR UPDATE"), {"id": free.id})
-    one.end(*before)
-    one.resolve(*before)
-    one.again()
-    assert (state(database, held[0]), state(database, free)) == ("blocked", "queued")
-    other.rollback()
-    one.again()
-    assert state(database, held[0]) == "queued"
-
-
 @pytest.mark.parametrize("reason", ["a batch that is being filled", "a failed job that is being retried"])
 def test_many_jobs_that_are_resolved_later_hold_up_no_other(
     reason: str, session: Session, database: Engine, one: Process, other: Session
@@ -198,25 +181,6 @@ def test_an_error_between_two_statements_loses_no_end(
     assert (state(database, last), state(database, below)) == ("cancelled", "cancelled")
 
 
-def test_an_error_between_two_rounds_loses_no_cancelled_job(session: Session, database: Engine, one: Process) -> None:
-    first, _, last = pair(session)
-    below = mark(session, after=last)
-    session.commit()
-    one.claim()
-    one.fail(first)
-
-    def fail() -> None:
-        raise OperationalError("", None, Exception("the connection is lost"))
-
-    one.resolver._ended.append(first.id)
-    one.statements.expect({"lock_watchers 2": fail})
-    with suppress(OperationalError):
-        one.resolver.step()
-    assert (state(database, last), state(database, below)) == ("cancelled", "blocked")
-    one.resolver.step()
-    assert (state(database, last), state(database, below)) == ("cancelled", "cancelled")
-
-
 # --- an enqueue beside an end
 
 
@@ -238,21 +202,6 @@ def test_an_end_beside_an_enqueue_is_found_after_its_commit(
         last_id = last.id
     one.look()
     assert state(database, last_id) == {"end": "queued", "fail": "cancelled"}[outcome]
-
-
-def test_an_enqueue_with_a_snapshot_from_before_the_end(session: Session, database: Engine, one: Process) -> None:
-    first = mark(session)
-    session.commit()
-    one.claim()
-    with Session(database.execution_options(isolation_level="REPEATABLE READ")) as enqueuing:
-        before = enqueuing.get_one(jobs.Job, first.id)
-        one.end(first)
-        one.resolve(first)
-        last = mark(enqueuing, after=before)
-        enqueuing.commit()
-        last_id = last.id
-    one.look()
-    assert state(database, last_id) == "queued"
 
 
 def test_a_retry_beside_an_enqueue_after_a_failed_job(
@@ -376,16 +325,6 @@ def test_a_resolve_beside_a_retry_that_has_not_committed(
     assert [state(database, job) for job in shape.below] == ["blocked", "blocked"]
     two.succeed_all()
     assert [state(database, job) for job in shape.below] == ["succeeded", "succeeded"]
-
-
-def test_a_retry_that_is_rolled_back_leaves_the_failure(
-    shape: Shape, database: Engine, one: Process, other: Session
-) -> None:
-    shape.retry(other)
-    one.resolve(*shape.ids)
-    other.rollback()
-    one.again()
-    assert [state(database, job) for job in shape.below] == ["cancelled", "cancelled"]
 
 
 def test_of_several_revived_jobs_of_one_unique_key_the_newest_waits_again(
@@ -525,16 +464,6 @@ def test_who_joins_waits_for_the_closing(
     assert state(database, report) == "queued"
 
 
-def test_nobody_joins_a_closed_batch_by_an_old_snapshot(session: Session, database: Engine, one: Process) -> None:
-    batch, first, report = reported(session, one)
-    with Session(database.execution_options(isolation_level="REPEATABLE READ")) as joining:
-        mine = joining.get_one(jobs.Batch, batch.id)
-        one.resolve(first)
-        assert state(database, report) == "queued"
-        with pytest.raises(DBAPIError, match="could not serialize"):
-            mark(joining, batch=mine)
-
-
 # --- rows that go
 
 
@@ -575,36 +504,3 @@ def test_an_enqueue_waits_for_a_deletion(
                 enqueuing.result(20)
         else:
             assert state(database, enqueuing.result(20)) == "blocked"
-
-
-def test_nobody_is_looked_at_again_and_again(session: Session, database: Engine, one: Process) -> None:
-    """A job that holds because of a deleted one is settled once."""
-    first, _, last = pair(session, if_failed="hold")
-    assert Delete().one(jobs._changing(session, "delete"), first.id)
-    session.commit()
-    one.look()
-    assert states(session)[last.id] == "blocked"
-    with database.begin() as connection:
-        assert one.claims.queries.look_for_blocked(connection).ended == []
-
-
-def test_a_batch_stays_open_beside_a_retry_of_one_of_its_jobs(
-    session: Session, database: Engine, one: Process, other: Session
-) -> None:
-    """The retry cannot see the job after the batch, and the resolver sees the failure."""
-    batch = jobs.batch(session)
-    first = mark(session, batch=batch)
-    session.commit()
-    one.claim()
-    one.fail(first)
-    assert jobs.retry(other, first.id)
-    report = mark(session, after=batch, if_failed="run")
-    session.commit()
-    one.look()
-    other.commit()
-    one.again()
-    assert first.id in one.claim()
-    mark(session, batch=batch)  # the retried job enqueues one more
-    session.commit()
-    one.succeed_all()
-    assert state(database, report) == "succeeded"

@@ -11,10 +11,9 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 
-from sqla_jobs import ArgumentsError, AsyncRunContext, ConcurrencyLimit, Jobs, JobState, RunContext, Unique
-from sqla_jobs.testing import drain
+from sqla_jobs import ArgumentsError, AsyncRunContext, ConcurrencyLimit, Jobs, RunContext
 from tests import shop
-from tests.helpers import new_jobs, states, wait_until
+from tests.helpers import new_jobs, states
 from tests.shop import jobs
 
 Run = Callable[[], int]
@@ -27,17 +26,6 @@ def run(database: Engine) -> Run:
 
 
 # --- sessions and transactions
-
-
-def test_a_job_of_a_savepoint_that_was_rolled_back_is_refused(session: Session, run: Run) -> None:
-    with session.begin_nested() as savepoint:
-        gone = shop.mark.enqueue(session, n=1)
-        session.flush()
-        savepoint.rollback()
-    with pytest.raises(ArgumentsError, match="MyJob"):
-        shop.mark.options(after=gone).enqueue(session, n=2)
-    session.commit()
-    assert run() == 0
 
 
 def test_a_job_that_is_gone_meanwhile_is_refused(session: Session) -> None:
@@ -141,53 +129,6 @@ def test_tasks_behind_limits_and_ordered_keys(own: Jobs[Any], session: Session, 
     assert began == [0, 1, 2, 3, 4]
 
 
-def test_a_delay_counts_from_the_enqueue(session: Session, database: Engine, run: Run) -> None:
-    first = shop.mark.enqueue(session, n=1)
-    later = shop.mark.options(after=first, delay=3600).enqueue(session, n=2)
-    past = shop.mark.options(after=first, delay=0.01).enqueue(session, n=3)
-    session.commit()
-    with jobs.worker(bind=database, clock=False):
-        wait_until(lambda: states(session)[past.id] == "succeeded")
-        wait_until(lambda: states(session)[later.id] == "scheduled")
-
-
-def test_a_unique_key_is_held_while_its_job_is_blocked(session: Session, run: Run) -> None:
-    first = shop.mark.options(delay=3600).enqueue(session, n=1)
-    policy = Unique(on_conflict="return")
-    blocked = shop.mark.options(after=first, unique_key="k", unique=policy).enqueue(session, n=2)
-    session.commit()
-    assert shop.mark.options(unique_key="k").enqueue(session, n=3) is blocked
-    other = shop.mark.options(delay=3600).enqueue(session, n=4)
-    assert shop.mark.options(after=other, unique_key="k").enqueue(session, n=5) is blocked
-    session.commit()
-    edge = jobs._models.tables["edges"].c
-    assert session.scalars(select(edge.needs_id).where(edge.job_id == blocked.id)).all() == [first.id]
-
-
-def test_coroutine_tasks_before_and_after_others(own: Jobs[Any], session: Session, database: Engine) -> None:
-    @own.task(name="fetch")
-    async def fetch(n: int) -> int:
-        await asyncio.sleep(0)
-        return n
-
-    @own.task(name="add")
-    async def add(session: AsyncSession, run: AsyncRunContext) -> int:
-        return sum(await run.results(fetch))
-
-    @own.task(name="plain")
-    def plain(run: RunContext) -> int:
-        return run.results(add)[0]
-
-    own.bind(database)
-    numbers = [fetch.enqueue(session, n=n) for n in (1, 2, 3)]
-    total = add.options(after=numbers).enqueue(session)
-    last = plain.options(after=total).enqueue(session)
-    session.commit()
-    assert drained(own, database) == 5
-    session.refresh(last)
-    assert last.result == 6
-
-
 def test_a_coroutine_task_awaits_its_batch_and_adds_jobs_to_it(
     own: Jobs[Any], session: Session, database: Engine
 ) -> None:
@@ -238,19 +179,3 @@ def test_a_drain_cancels_more_jobs_than_one_look_finds(session: Session, run: Ru
     session.commit()
     assert run() == 0
     assert set(states(session).values()) == {"failed", "cancelled"}
-
-
-@pytest.mark.slow
-def test_the_drain_of_the_test_kit(session: Session) -> None:
-    batch = jobs.batch(session)
-    first = shop.snooze_once.options(batch=batch).enqueue(session, n=1)
-    bad = shop.write_and_fail.options(after=first, batch=batch).enqueue(session, n=2)
-    anyway = shop.write.options(after=batch, if_failed="run", priority=5).enqueue(session, n=3)
-    held = shop.write.options(after=bad, if_failed="hold").enqueue(session, n=4)
-    never = shop.write.options(after=[batch, anyway]).enqueue(session, n=5)
-    later = shop.write.options(after=anyway, delay=3600).enqueue(session, n=6)
-    drain(session, jobs, errors="record", ahead=1)
-    found = [job.state.value for job in (first, bad, anyway, held, never, later)]
-    assert found == ["succeeded", "failed", "succeeded", "blocked", "cancelled", "scheduled"]
-    drain(session, jobs, errors="record", ahead=7200)
-    assert later.state is JobState.succeeded

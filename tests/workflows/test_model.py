@@ -317,7 +317,7 @@ def test_any_graph_comes_to_what_the_model_says(database: Engine) -> None:
     run_state_machine_as_test(
         Graph,
         settings=settings(
-            max_examples=8,
+            max_examples=6,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.jobs import Erase
-from sqla_jobs.cli.main import main
 from tests import shop
 from tests.helpers import states
 from tests.shop import jobs
@@ -70,54 +67,6 @@ def test_a_job_that_a_retry_revives_is_waited_for_again(session: Session, databa
     assert (state(database, middle), state(database, last)) == ("blocked", "blocked")
     one.succeed_all()
     assert (state(database, middle), state(database, last)) == ("succeeded", "succeeded")
-
-
-def in_order(session: Session, *ids: int) -> bool:
-    """Whether each job was started after the one before had ended."""
-    session.rollback()
-    times = [session.get_one(jobs.Job, one) for one in ids]
-    return all(a.finished_at <= b.started_at for a, b in pairwise(times) if a.finished_at and b.started_at)
-
-
-def by_batch(session: Session, batch: int, ids: list[int]) -> None:
-    assert jobs.retry(session, session.get_one(jobs.Batch, batch)).changed == len(ids)
-    session.commit()
-
-
-def by_ids(session: Session, batch: int, ids: list[int]) -> None:
-    assert f"retry: {len(ids)} jobs" in CliRunner().invoke(main, ["retry", "tests.shop:jobs", *map(str, ids)]).output
-
-
-@pytest.mark.parametrize("retry", [by_batch, by_ids])
-def test_what_is_retried_waits_again_for_what_is_retried_with_it(
-    retry: Callable[[Session, int, list[int]], None], session: Session, database: Engine
-) -> None:
-    batch, inner = jobs.batch(session), jobs.batch(session)
-    first = mark(session, batch=batch)
-    member = mark(session, batch=inner, after=first)
-    last = mark(session, batch=batch, after=[first, inner])
-    report = mark(session, after=batch)
-    session.commit()
-    assert jobs.cancel(session, batch).changed == 2
-    session.commit()
-    jobs.worker(bind=database).drain()
-    assert set(states(session).values()) == {"cancelled"}
-    retry(session, batch.id, [first.id, last.id])
-    assert states(session) == {first.id: "queued", member.id: "blocked", last.id: "blocked", report.id: "blocked"}
-    assert jobs.worker(bind=database).drain() == 4
-    assert in_order(session, first.id, member.id, last.id, report.id)
-
-
-def test_a_retried_job_does_not_wait_for_what_stays_as_it_was(session: Session, database: Engine) -> None:
-    first = mark(session)
-    last, held = mark(session, after=first), mark(session, after=first)
-    session.commit()
-    for job in (first, last):
-        assert jobs.cancel(session, job)
-    assert jobs.retry(session, last)
-    assert jobs.retry(session, held), "a person releases it"
-    session.commit()
-    assert states(session) == {first.id: "cancelled", last.id: "queued", held.id: "queued"}
 
 
 def test_an_erased_dependent_stays_cancelled_and_the_retry_says_so(

@@ -28,7 +28,7 @@ class Filter:
     @property
     def state(self) -> JobState | None:
         """The selected state; None if no state is selected."""
-        return self.selection.states[0] if self.selection.states else None
+        return JobState(self.selection.states[0]) if self.selection.states else None
 
     @property
     def has_more_than_state(self) -> bool:

@@ -21,7 +21,6 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.monitoring.steps import kept
 from sqla_jobs.monitoring.without_secrets import without_secrets
 
 _SAMPLE = 5
@@ -52,8 +51,7 @@ def signal(site: Dashboard, job_id: int) -> AnyResponse:
     with site.changing() as it:
         if not signals.send(it, job_id, name, payload):
             raise JobsError(f"job {job_id} has ended, and receives no signal")
-        is_kept = kept(it.session, site.jobs, job_id, name)
-    return site.done("kept" if is_kept else "sent", "job", job_id=job_id)
+    return site.done("sent", "job", job_id=job_id)
 
 
 def offered(state: JobState | None) -> list[Action]:

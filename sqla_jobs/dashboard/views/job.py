@@ -68,7 +68,6 @@ def show(site: Dashboard, job_id: int) -> Response:
             is_waiting=job.state in WAITING,
             progress_message=one.progress_message,
             unique_key=one.unique_key,
-            lost_in_a_row=one.lost_in_a_row,
             extras=[(name, str(value)) for name, value in one.own.items() if value is not None],
         )
 

@@ -12,8 +12,7 @@ from sqla_jobs.dashboard.render.chart import charts
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import read_failures, read_retrying
-from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
-from sqla_jobs.monitoring.queues import read_work
+from sqla_jobs.monitoring.queues import names_of, read_paused_tasks, read_work
 
 _SHOWN = 50
 _FAILURES = 5_000

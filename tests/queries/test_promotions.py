@@ -1,4 +1,4 @@
-"""What workers hear of jobs that may start, from each statement that lets some; and what a promotion queues."""
+"""What a promotion queues, and what workers hear of jobs that were taken back."""
 
 from __future__ import annotations
 
@@ -66,21 +66,6 @@ def begun(connection: Connection, number: int, process_id: uuid.UUID) -> list[Cl
     return QUERIES.claim(connection, process_id, {f"q{n}": 1 for n in range(number)}, ["mark"])
 
 
-def test_a_buried_process_has_the_others_look_for_its_retries(connection: Connection) -> None:
-    silent = register(connection, "clock")
-    (heartbeat, _) = QUERIES.heartbeats(connection)[silent]
-    heard(connection)
-    assert QUERIES.delete_expired(connection, {silent: heartbeat}) == [silent]
-    assert heard(connection) == [], "no worker lives that would hear it"
-    worker, silent = register(connection), register(connection, "clock")
-    (heartbeat, _) = QUERIES.heartbeats(connection)[silent]
-    heard(connection)
-    assert QUERIES.delete_expired(connection, {worker: 0}) == []
-    assert heard(connection) == []
-    assert QUERIES.delete_expired(connection, {silent: heartbeat}) == [silent]
-    assert heard(connection) == [""]
-
-
 def lose(connection: Connection, leases: list[Claimed]) -> None:
     QUERIES.finish_any(connection, [RunEnd(lease, Outcome.lost(WHY)) for lease in leases])
 
@@ -128,66 +113,11 @@ def test_a_job_that_was_taken_back_is_told_with_what_it_made_room_for(connection
     assert heard(connection) == ["=limits", "q2"]
 
 
-@pytest.mark.parametrize("way", GIVING_UP)
-@pytest.mark.parametrize(("workers", "expected"), [(0, []), (1, ["q0"])])
-def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(
-    connection: Connection, way: str, workers: int, expected: list[str]
-) -> None:
-    leases = begun(connection, 1, register(connection))
-    connection.execute(delete(Process))
-    for kind in ["clock", *["worker"] * workers]:
-        register(connection, kind)
-    heard(connection)
-    GIVING_UP[way](connection, leases)
-    assert heard(connection) == expected
-
-
 def claim_from_limited_queue(connection: Connection) -> list[Claimed]:
     connection.execute(insert(Job).values(task="mark", queue="q2", args={"n": 1}, state="queued"))
     claimed = QUERIES.claim_whatever_the_limits(connection, register(connection), {"q2": 1}, ["mark"])
     heard(connection)
     return claimed
-
-
-def test_what_ends_by_itself_is_told_by_the_process_it_ran_in(connection: Connection) -> None:
-    (mine,) = begun(connection, 1, register(connection))
-    connection.execute(update(Job).values(gates=["#m"]))
-    heard(connection)
-    QUERIES.finish_any(connection, [RunEnd(mine, Outcome.failed(WHY))])
-    assert heard(connection) == []
-
-
-@pytest.mark.parametrize("way", ["failed", "rescued"])
-def test_a_failed_job_queues_the_one_that_follows_with_what_it_says_or_the_defaults(
-    connection: Connection, way: str
-) -> None:
-    register(connection)
-    plain, full, retried, without = leases = begun(connection, 4, register(connection))
-    follows = {
-        "task": "tell",
-        "queue": "mail",
-        "priority": "3",
-        "max_attempts": "7",
-        "argument": "failed",
-        "gates": ["#m"],
-    }
-    for lease, on_failure in ((plain, {"task": "tell"}), (full, follows), (retried, {"task": "tell"})):
-        connection.execute(update(Job).where(Job.id == lease.job_id).values(on_failure=on_failure))
-    connection.execute(update(Job).values(max_attempts=1))
-    connection.execute(update(Job).where(Job.id == retried.job_id).values(max_attempts=5))
-    heard(connection)
-    if way == "rescued":
-        rescue(connection, leases)
-    else:
-        ended = [RunEnd(one, Outcome.failed(WHY)) for one in (plain, full, without)]
-        QUERIES.finish_any(connection, [*ended, RunEnd(retried, Outcome.retried(0.0, WHY))])
-    new = select(Job.queue, Job.priority, Job.max_attempts, Job.args, Job.state, Job.gates).where(Job.task == "tell")
-    assert [tuple(row) for row in connection.execute(new.order_by(Job.queue))] == [
-        ("default", 0, 25, {"job_id": plain.job_id}, "queued", None),
-        ("mail", 3, 7, {"failed": full.job_id}, "queued", ["#m"]),
-    ]
-    told = ["default", "mail=limits"]
-    assert heard(connection) == ([*told, "q2"] if way == "rescued" else told)
 
 
 def scheduled(connection: Connection, due: Any, **values: Any) -> int:
@@ -261,19 +191,6 @@ def test_what_was_queued_is_told_where_another_worker_lives(
     done = QUERIES.promote(connection) if way == "promote" else QUERIES.poll(connection, ["a"], ["mark"])
     assert done.promoted == 4
     assert heard(connection) == expected
-
-
-def test_it_says_whether_anything_waits_behind_limits(connection: Connection) -> None:
-    scheduled(connection, HOUR, gates=["#m"])
-    scheduled(connection, HOUR, state="queued")
-    assert not QUERIES.promote(connection)[3]
-    gated = scheduled(connection, HOUR, state="queued", gates=["#m"])
-    assert QUERIES.promote(connection)[3]
-    connection.execute(delete(Job).where(Job.id == gated))
-    assert not QUERIES.promote(connection)[3]
-    connection.execute(insert(Limit).values(gate="#m", tasks=[]))
-    assert QUERIES.promote(connection)[3]
-    connection.rollback()
 
 
 @pytest.mark.parametrize(("lock", "promoted"), [("NO KEY UPDATE", 0), ("KEY SHARE", 1)])
