@@ -49,6 +49,7 @@ def _within_the_docs(app: Any, name: str, source: list[str]) -> None:
     text = text.replace("](../SECURITY.md)", "](security.md)").replace("](SECURITY.md)", "](security.md)")
     text = text.replace("](docs/", "](").replace("](CHANGELOG.md)", "](changelog.md)")
     text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
+    text = re.sub(r"^(\.\. autoclass:: .*\n)(?!   :)", r"\1   :members:\n", text, flags=re.MULTILINE)  # unless told
     text = re.sub(r"<!-- drawn: (\S+) -->", r"![](made/\1)", text)
     source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:examples|benchmarks|tests)/[^)]*\)", r"\1", text)
 

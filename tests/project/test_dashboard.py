@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import itsdangerous
 import pytest
+from sqlalchemy import Engine
 
 from tests.conftest import ROOT
 from tests.project.pages import blocks, run_block
@@ -57,7 +58,7 @@ def lets_in(client: httpx2.Client, cookies: dict[str, str]) -> None:
 
 
 def test_the_programs_of_flask_run(page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(PROGRAMS) == ["fastapi_app.py", "pyramid_app.py", "wsgi.py"]
+    assert list(PROGRAMS) == ["fastapi_app.py", "pyramid_app.py"]
     for block in PAGE:
         if block not in PROGRAMS.values():
             run_block(block, page)
@@ -72,7 +73,8 @@ def test_the_program_of_fastapi_runs(program: Callable[[str], Any]) -> None:
     lets_in(TestClient(program("fastapi_app.py").app), {"session": cookie})
 
 
-def test_the_program_of_pyramid_runs(program: Callable[[str], Any]) -> None:
+def test_the_program_of_pyramid_runs(program: Callable[[str], Any], engine: Engine) -> None:
+    from pyramid.config import Configurator
     from pyramid.request import Request
     from pyramid.response import Response
     from pyramid.session import SignedCookieSessionFactory
@@ -83,35 +85,11 @@ def test_the_program_of_pyramid_runs(program: Callable[[str], Any]) -> None:
     answer = Response()
     asking._process_response_callbacks(answer)
     name, _, value = answer.headers["Set-Cookie"].partition(";")[0].partition("=")
-    app = program("pyramid_app.py").main({})
+    import_module("shop").jobs.bind(engine)
+    with Configurator() as config:
+        config.set_session_factory(SignedCookieSessionFactory(SECRET))
+        config.include(program("pyramid_app.py"))
+        app = config.make_wsgi_app()
     with httpx2.Client(transport=httpx2.WSGITransport(app), base_url="http://testserver") as client:
         assert client.get("/jobs").headers["location"] == "http://testserver/jobs/"
         lets_in(client, {name: value})
-
-
-def test_the_program_of_django_runs(
-    program: Callable[[str], Any], tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from django.conf import settings
-
-    applications = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
-    sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "django.db"}
-    values: dict[str, Any] = {"SECRET_KEY": SECRET, "INSTALLED_APPS": applications, "DATABASES": {"default": sqlite}}
-    settings.configure(**values, JOBS_DATABASE_URL=database_url, ALLOWED_HOSTS=["*"], ROOT_URLCONF="urls")
-    program_of_django = program("wsgi.py")
-
-    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-    from django.contrib.auth.models import User
-    from django.core.management import call_command
-    from django.db import connections
-
-    call_command("migrate", verbosity=0)
-    bob = User.objects.create(username="bob", is_staff=True)
-    login = program_of_django.sessions.SessionStore()
-    login[SESSION_KEY], login[HASH_SESSION_KEY] = str(bob.pk), bob.get_session_auth_hash()
-    login[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
-    login.save()
-    app = program_of_django.application
-    with httpx2.Client(transport=httpx2.WSGITransport(app), base_url="http://testserver") as client:
-        lets_in(client, {"sessionid": login.session_key})
-    connections.close_all()

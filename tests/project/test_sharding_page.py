@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.testing import assert_enqueued, drain
 from sqla_jobs.testing.databases import Databases
 from tests.conftest import ROOT
 from tests.project.pages import blocks, run_block
@@ -31,16 +32,21 @@ def test_the_programs_of_the_page_do_what_it_says(
             page = ModuleType("page")
             for program in programs:
                 run_block(program, page)
-            vars(page)["test_settle"]()
+            with tenants.make_session() as session:  # as "Test" says
+                session.add(order := tenants.Order(tenant="bob"))
+                tenants.settle.options(columns={"tenant": "bob"}).enqueue(session, order=order)
+                assert_enqueued(session, tenants.settle, order=order)
+                with Session(session.connection(bind_arguments={"shard_id": "us"})) as own:
+                    assert drain(own, tenants.jobs).runs == 1
             tenants.place("ada")
             tenants.place("bob")
-            assert vars(page)["cancel"](2, "us")  # its first number was rolled back
+            vars(page)["cancel"](2, "us")  # its first number was rolled back
             for shard, state in (("eu", "queued"), ("us", "cancelled")):
                 with Session(tenants.engines[shard]) as session:
                     assert [*session.scalars(select(tenants.jobs.Job.state))] == [state]
             tenants.jobs.bind(tenants.engines)
             assert tenants.jobs.worker(shard="eu").drain() == 1
-            assert vars(page)["succeeded"]("eu", 1)
+            assert tenants.jobs.shard("eu").wait(1, timeout=60).state == "succeeded"
         finally:
             for engine in tenants.engines.values():
                 engine.dispose()
