@@ -134,7 +134,7 @@ def _checked(
     target: Target, running: int | None, rate: int | None, per: float | timedelta | None
 ) -> dict[str, dict[str, Any]]:
     if running is None and rate is None:
-        raise ArgumentsError("say running= or rate= with per=, or both; clear_limit takes a limit back")
+        raise ArgumentsError("give a number at once (running), or a rate with its period (per), or both")
     if (rate is None) != (per is None):
         raise ArgumentsError(f"rate= and per= go together, got rate={rate!r:.20} and per={per!r:.20}")
     found: dict[str, dict[str, Any]] = {}

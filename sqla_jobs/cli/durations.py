@@ -1,8 +1,10 @@
-"""The types of options that take a duration or a time."""
+"""The types of options that take a duration, a time, or JSON."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
+from typing import Any
 
 import click
 
@@ -31,5 +33,18 @@ def retention(text: str) -> dict[str, timedelta | None]:
     found: dict[str, timedelta | None] = {}
     for item in filter(None, text.split(",")):
         state, _, length = item.strip().partition("=")
+        if not length:
+            raise click.BadParameter(f"{item!r} is not STATE=TIME, such as succeeded=7d or failed=never")
         found[state] = None if length == "never" else duration(length)
+    return found
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f'{text!r:.60} is no JSON object: write such as \'{{"region": "eu"}}\'')
     return found

@@ -97,7 +97,7 @@ def set_limit(jobs: Jobs[Any], actor: str, target: Target, **given: Any) -> None
     """Override the declared limit until `limit clear`. Running jobs are not interrupted."""
     with changing(jobs, actor) as it, right_usage():
         gates = actions.set_limit(it, target, **given)
-    click.echo(f"overridden: {', '.join(map(titled, gates))}")
+    click.echo(shown(f"overridden: {', '.join(map(titled, gates))}"))
 
 
 @limit.command("clear", cls=ApplicationCommand)
@@ -110,7 +110,7 @@ def clear(jobs: Jobs[Any], actor: str, target: Target) -> None:
         gates = actions.clear_limit(it, target)
         if not gates:
             raise JobsError("no operator has overridden it; `sqla-jobs limit list` shows which limits are overridden")
-    click.echo(f"as declared: {', '.join(map(titled, gates))}")
+    click.echo(shown(f"as declared: {', '.join(map(titled, gates))}"))
 
 
 def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:

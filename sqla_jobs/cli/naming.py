@@ -59,8 +59,9 @@ class ApplicationCommand(click.Command):
         return ["[MODULE:ATTR]", *super().collect_usage_pieces(ctx)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_named = bool(args) and _SPEC.fullmatch(args[0]) is not None
-        later = [] if is_named or "--app" in args else list(filter(_SPEC.fullmatch, args))
+        has_app = any(one.partition("=")[0] == "--app" for one in args)
+        is_named = bool(args) and not has_app and _SPEC.fullmatch(args[0]) is not None
+        later = [] if is_named or has_app else list(filter(_SPEC.fullmatch, args))
         try:
             return super().parse_args(ctx, ["--app", *args] if is_named else args)
         except click.UsageError as error:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cli.application import actor_option, changing, on_application
+from sqla_jobs.cli.durations import json_object
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print_table, shown
 from sqla_jobs.clock import sync_schedules
@@ -103,7 +104,7 @@ def _note(row: dict[str, Any]) -> str:
 @on_application
 @click.argument("name")
 @click.option("--task", help="The task to enqueue.")
-@click.option("--args", metavar="JSON", type=json.loads, help="The arguments of its jobs, in a JSON object.")
+@click.option("--args", metavar="JSON", type=json_object, help="The arguments of its jobs, in a JSON object.")
 @click.option("--cron", metavar="RULE", help="The rule, such as '30 2 * * *'.")
 @click.option("--timezone", help="An IANA name, such as Europe/Paris.")
 @click.option("--queue", help="The queue of its jobs.")

@@ -102,6 +102,12 @@ def create_trigger(op: Operations, names: Names, noun: str, trigger: str) -> Non
     _patiently(op, names, noun, f"CREATE OR REPLACE TRIGGER {trigger}")
 
 
+def commit(op: Operations, names: Names) -> None:
+    """Commit the earlier statements."""
+    with _outside_transaction(op, names):
+        pass
+
+
 def _patiently(op: Operations, names: Names, noun: str, statement: str) -> None:
     with _outside_transaction(op, names):
         op.execute(_PATIENT.format(table=quoted(names.table(noun)), statement=statement))

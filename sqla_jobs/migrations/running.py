@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
+from sqla_jobs.migrations.online import commit
 from sqla_jobs.migrations.steps import v0002, v0003
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
@@ -54,6 +55,7 @@ def downgrade(
     names = Names.of(op, schema, prefix)
     for version, step in reversed(STEPS.items()):
         if to < version <= from_:
+            commit(op, names)  # if this step is refused, the version that the steps before it have stored stays
             step.downgrade(op, names)
             if version - 1 in STEPS:
                 _say_version(op, names, version - 1)

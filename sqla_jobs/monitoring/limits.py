@@ -112,7 +112,7 @@ def _waiting(
     """Count the jobs that are waiting behind each row's limit."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
     for group in groups:
-        for row in rows_of(group.gates) & numbers.keys():
+        for row in _rows_of(group.gates) & numbers.keys():
             numbers[row] += group.waiting
             if group.is_least:
                 least.add(row)
@@ -120,7 +120,7 @@ def _waiting(
     return found | {gate: _queued(session, jobs, gate[1:]) for gate in gates if gate.startswith("@")}
 
 
-def rows_of(gates: Collection[str]) -> set[str]:
+def _rows_of(gates: Collection[str]) -> set[str]:
     """Return the rows that can limit a job with these gates: the rows of its keys, and the rows for every key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 

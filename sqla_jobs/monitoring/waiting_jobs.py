@@ -43,11 +43,13 @@ WAITING_JOBS = (
         name="keys that swallow enqueues",
         about="job {id}",
         rows=f"""
-            SELECT id, task, run_at, skipped
+            SELECT id, task, nullif(run_at, 'infinity') AS run_at, coalesce(skipped, 0) AS skipped
             FROM (
-              SELECT id, task, nullif(run_at, 'infinity') AS run_at, -$age(run_at) AS wait, unique_key,
-                (SELECT count(*) FROM $ticks WHERE job_id = job.id AND outcome = 'skipped') AS skipped
-              FROM $jobs AS job WHERE state = 'scheduled' ORDER BY job.run_at DESC LIMIT {COUNTED}) AS last
+              SELECT id, task, run_at, unique_key, -$age(run_at) AS wait
+              FROM $jobs WHERE state = 'scheduled' ORDER BY run_at DESC LIMIT {COUNTED}) AS last
+            LEFT JOIN (
+              SELECT job_id, count(*) AS skipped FROM $ticks WHERE outcome = 'skipped' GROUP BY job_id
+            ) AS ticks ON job_id = id
             WHERE unique_key IS NOT NULL AND wait > CASE WHEN skipped > 0 THEN {_AHEAD} ELSE {_FAR_AHEAD} END
             ORDER BY wait DESC LIMIT {_SOME}""",
         says="it waits{run_at:moment| until }, and keeps its unique key meanwhile: an enqueue of {task:.200} with that "

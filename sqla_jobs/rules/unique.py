@@ -83,7 +83,7 @@ class Unique:
                 f"{on_conflict!r}: leave it out, or write on_conflict='replace'"
             )
         if on_conflict == "replace" and per is not None:
-            raise DeclarationError("per= is not for on_conflict='replace': write 'return' or 'raise', or leave it out")
+            raise DeclarationError(f"per={per!r:.60} is not for on_conflict='replace': leave one of them out")
         values = {
             "key": key if key is None or callable(key) else argument_names("key", key),
             "on_conflict": on_conflict,

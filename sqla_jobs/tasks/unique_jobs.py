@@ -71,7 +71,9 @@ def add_unique(
             else:
                 job = _read(jobs, stored.found[key].id)
             if job is not None:  # otherwise it has been deleted since
-                return job, len(stored.inserted)
+                break
+    _overtake(jobs, [key])
+    return job, len(stored.inserted)
 
 
 def _new(jobs: UniqueJobs, job_id: int, key: str, args: str) -> Any:
@@ -107,8 +109,8 @@ def add_many_unique(
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    Within one batch, two transactions that enqueue the same keys do not deadlock. For each item, `ids` receives the id
-    of the new job, or of the job that has the item's key.
+    Within one batch, two transactions that enqueue the same keys deadlock only if a job with one of them ends
+    meanwhile. For each item, `ids` receives the id of the new job, or of the job that has the item's key.
     """
     jobs = _unique_jobs(session, models, values, rule.policy, gates_of)
     with savepoint(session, models.Job):
@@ -177,11 +179,27 @@ def add_at_commit(session: Session, later: Later) -> None:
         write_now(session)
 
 
-def _write_all(session: Session, enqueues: Sequence[Later]) -> None:
-    """Write the last enqueue of each key, in the order of the keys, so that two transactions do not deadlock."""
+class _Overtaken(NamedTuple):
+    """Keys that the transaction has taken at once, after it had enqueued them for the last moment."""
+
+    channel: str
+    keys: Iterable[str]
+
+
+def _overtake(jobs: UniqueJobs, keys: Iterable[str]) -> None:
+    """Note that these keys have been taken: what waits for the commit with one of them is older."""
+    if is_waiting(jobs.session):
+        before_commit(jobs.session, _write_all, _Overtaken(jobs.statements.models.channel, keys))
+
+
+def _write_all(session: Session, enqueues: Sequence[Later | _Overtaken]) -> None:
+    """Write the last enqueue of each key, in the order of the keys, so that two transactions hardly deadlock."""
     last: dict[tuple[str, str], Later] = {}
     for one in enqueues:
-        if one.key is None:
+        if isinstance(one, _Overtaken):
+            for key in one.keys:
+                last.pop((key, one.channel), None)
+        elif one.key is None:
             add_one(session, one.models, expressed(one.values), from_json(one.args), one.gates_of)
             one.inserted(session, 1)
         else:
@@ -205,6 +223,7 @@ def _add_batch(jobs: UniqueJobs, policy: Unique, batch: list[Keyed], ids: list[i
     order = keyed if policy.replaces else reversed(keyed)  # the dict keeps the last entry for each key
     chosen = dict(sorted(dict(order).items()))
     stored = _store(jobs, policy, chosen)
+    _overtake(jobs, chosen)
     if policy.on_conflict == "raise" and len(chosen) < len(keyed):
         key = Counter(key for key, _ in keyed).most_common(1)[0][0]
         raise ArgumentsError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -56,7 +56,7 @@ def awaiting() -> Generator[Await]:
     elif _is_in_loop():
         yield _refuse
     else:
-        with asyncio.Runner() as runner:
+        with closing(asyncio.Runner()) as runner:  # it makes its loop when it is first used
 
             def awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
                 return runner.run(coroutine, context=copy_context())

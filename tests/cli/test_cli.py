@@ -171,6 +171,10 @@ class TestWhichApplication:
         done = CliRunner().invoke(main, [*arguments, "tests.shop:jobs"])
         assert (done.exit_code, f"first word after {arguments[0]}" in done.output) == (2, True)
 
+    def test_the_option_leaves_the_first_word_alone(self) -> None:
+        done = CliRunner().invoke(main, ["enqueue", "no:task", "--app=tests.shop:jobs"])
+        assert (done.exit_code, "no:task" in done.output, "Missing" in done.output) == (1, True, False)
+
     @pytest.mark.slow
     def test_the_address_may_be_that_of_another_driver(self, command: Command, database_url: str) -> None:
         options = {"ssl": "prefer", "prepared_statement_cache_size": "0"}

@@ -12,8 +12,9 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
-from sqla_jobs.migrations import upgrade
+from sqla_jobs.migrations import LATEST, downgrade, upgrade
 from sqla_jobs.migrations.applying import migrate
 from sqla_jobs.migrations.comparison import compare
 from tests.conftest import ROOT
@@ -122,6 +123,18 @@ def test_of_several_migrations_at_once_one_does_it_and_the_others_wait(before: E
         thread.join(60)
     assert sorted(map(len, lines)) == [0, 0, 0, 1]
     assert_migrated(before)
+
+
+def test_a_refused_downgrade_leaves_the_version_that_it_has_reached(before: Engine, database_url: str) -> None:
+    tables = catalog(database_url)
+    migrate(before, MAPPED._models)
+    with before.begin() as connection:
+        connection.execute(text("CREATE TABLE notes (job_id bigint REFERENCES sqla_jobs (id))"))
+    with pytest.raises(DBAPIError, match="notes"):
+        run(before, lambda op: downgrade(op, from_=LATEST, to=0))
+    with before.begin() as connection:
+        connection.execute(text("DROP TABLE notes"))
+    assert catalog(database_url) == tables
 
 
 def assert_migrated(engine: Engine) -> None:

@@ -138,12 +138,18 @@ def test_several_enqueues_of_one_key_are_one_write(database: Engine, session: Se
     assert notes(session) == ["c", "c"]
 
 
-def test_the_last_enqueue_of_a_key_wins(session: Session) -> None:
+@pytest.mark.parametrize("task", [index, bill])
+@pytest.mark.parametrize("many", [True, False])
+def test_the_last_enqueue_of_a_key_wins_whichever_way_it_took(session: Session, task: Any, many: bool) -> None:
+    task.enqueue_at_commit(session, 1, "late")
     index.enqueue(session, 2, "early")
     index.enqueue_at_commit(session, 2, "late")
-    index.enqueue_at_commit(session, 2, "last")
+    if many:
+        task.enqueue_many(session, [{"account": 1, "note": "early"}])
+    else:
+        task.enqueue(session, 1, "early")
     session.commit()
-    assert notes(session) == ["last"]
+    assert notes(session) == ["early", "late"]
 
 
 def test_a_savepoint_that_is_rolled_back_brings_back_the_enqueue_before_it(session: Session) -> None:

@@ -155,6 +155,18 @@ def test_it_runs_in_an_asynchronous_session_too(sqla_jobs_engine: Engine, driver
         assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0
 
 
+def test_the_event_loop_of_the_thread_stays_set(session: Session) -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        shop.write.enqueue(session, n=1)
+        assert drain(session, jobs).runs == 1
+        assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 def test_priorities_and_queues_are_respected(session: Session) -> None:
     for n, priority in enumerate([0, -5, 5]):
         shop.write.options(priority=priority, queue="mail").enqueue(session, n=n)
