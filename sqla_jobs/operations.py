@@ -36,9 +36,9 @@ class Operations(Bound, Generic[J]):
     def select(
         self,
         *,
-        states: Sequence[str] = (),
-        tasks: Sequence[str] = (),
-        queues: Sequence[str] = (),
+        states: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
+        queues: Sequence[str] | None = None,
         batch: BatchMixin | int | None = None,
         args: Mapping[str, Any] | None = None,
         results: Mapping[str, Any] | None = None,
@@ -58,16 +58,20 @@ class Operations(Bound, Generic[J]):
         - `text`: a part of the arguments, headers, unique key or progress, or of a run's result or error.
         - `created_before`, `created_after`, `ended_before`, `ended_after`: a datetime, or a timedelta before now.
 
-        Raises `ArgumentsError` for a value that no job can have.
+        Raises `ArgumentsError` for a value that no job can have, and for an empty one.
         """
         batch_id = batch if isinstance(batch, int) or batch is None else batches.saved_id(batch)
-        for name, given in {"states": states, "tasks": tasks, "queues": queues}.items():
+        named = {"states": states, "tasks": tasks, "queues": queues}
+        for name, given in named.items():
             if isinstance(given, str):
                 raise ArgumentsError(f"{name} must be a list, such as [{given!r:.60}], got {given!r:.60}")
+        for name, value in (named | {"args": args, "results": results}).items():
+            if value is not None and not value:
+                raise ArgumentsError(f"{name}={value!r} names nothing: leave {name}= out if it does not matter")
         return Selection(
-            states=tuple(states),
-            tasks=tuple(tasks),
-            queues=tuple(queues),
+            states=tuple(states or ()),
+            tasks=tuple(tasks or ()),
+            queues=tuple(queues or ()),
             batches=() if batch_id is None else (batch_id,),
             args=args or {},
             results=results or {},

@@ -70,6 +70,7 @@ def dev(
             server = running.enter_context(_private_server())
             os.environ["DATABASE_URL"] = server.url
             ready = running.enter_context(_Site(name, where, server.url, port)).answer()
+            click.echo("Enqueue from another terminal with this DATABASE_URL, such as by sqla-jobs enqueue")
         if ready is None:
             raise ConfigurationError(f"{name} names no database, and takes none from DATABASE_URL: give --database-url")
         click.echo(f"Dashboard (works once, for one browser): {ready.dashboard}")
@@ -103,7 +104,6 @@ def _private_server() -> Generator[LocalServer]:
     data = _FOLDER / "postgres"
     with LocalServer(data_directory=data, durable=True) as server:
         click.echo(f"PostgreSQL, with its data in {data}: DATABASE_URL={server.url}")
-        click.echo("Enqueue from another terminal with this DATABASE_URL, such as by sqla-jobs enqueue")
         yield server
 
 

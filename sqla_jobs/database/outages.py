@@ -95,4 +95,5 @@ def told(app: sa.Engine, error: BaseException) -> str:
     with suppress(psycopg.Error), psycopg.connect(**address) as connection:
         (age,) = connection.execute(_LAST_COMMIT).fetchone() or (None,)
     since = "" if age is None else f"; the last commit that a standby has received was {duration(age)} ago"
-    return f"no host accepts writes now{since}. The database says: {message_of(cause_of(error)).strip()}"
+    said = message_of(cause_of(error)).strip()
+    return f"no host accepts writes now{since}: is the address right, and is the server up? The database says: {said}"

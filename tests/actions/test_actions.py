@@ -174,6 +174,11 @@ class TestBoth:
 class TestWhere:
     """Changes to all jobs of a selection, in the caller's transaction."""
 
+    @pytest.mark.parametrize("given", [{"tasks": []}, {"states": ()}, {"queues": []}, {"args": {}}])
+    def test_an_empty_list_does_not_select_everything(self, given: dict[str, Any]) -> None:
+        with pytest.raises(ArgumentsError, match=next(iter(given))):
+            jobs.select(**given)
+
     def test_each_change_touches_what_is_selected_and_names_what_it_leaves(self, session: Session) -> None:
         failed, queued = in_state(session, "failed"), in_state(session, "queued")
         live, dead = in_state(session, "running"), in_state(session, "succeeded")
