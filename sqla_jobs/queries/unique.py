@@ -107,7 +107,7 @@ class UniqueJobs:
         """Return, by key, the job that has the key: the live job, or else the job of the current period.
 
         The jobs that wait are locked, so that none starts before the caller commits. One that has begun to run since is
-        left out. The jobs are locked in the order in which inserts lock them, so that two callers hardly deadlock.
+        left out. The jobs are locked in the order in which inserts lock them, so that two callers do not deadlock.
         """
         taken = self._found(self.statements.taken, keys=list(keys)) if keys else {}
         waiting = [one.id for one in taken.values() if one.state in NOT_RUNNING]

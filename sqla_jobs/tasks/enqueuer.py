@@ -166,7 +166,7 @@ class Enqueuer(Generic[C, J]):
             - `*args`, `**kwargs`: the arguments of the task, by position or by name, without injected parameters.
 
             The jobs of a transaction are written after its last flush, in the order of their unique keys, so
-            transactions that enqueue the same keys in this way hardly deadlock, and wait for each other only while they
+            transactions that enqueue the same keys in this way do not deadlock, and wait for each other only while they
             commit. The last enqueue of a key in the transaction wins.
 
             Raises `ArgumentsError` for arguments that do not fit, for `after=` and `batch=`, for the policy "raise",

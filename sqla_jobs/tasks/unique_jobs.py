@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -69,7 +69,10 @@ def add_unique(
             if key in stored.inserted:
                 job: J | None = _new(jobs, stored.inserted[key].id, key, args)
             else:
-                job = _read(jobs, stored.found[key].id)
+                found = stored.found[key]
+                job = _read(jobs, found.id)
+                if job is not None and job.state in NOT_RUNNING and found.state not in NOT_RUNNING:
+                    continue  # it waits for its retry since then, and is not locked
             if job is not None:  # otherwise it has been deleted since
                 break
     _overtake(jobs, [key])
@@ -109,8 +112,8 @@ def add_many_unique(
 ) -> Enqueued:
     """Add many jobs like `add_unique`, in constant memory; an error undoes all of them.
 
-    Within one batch, two transactions that enqueue the same keys deadlock only if a job with one of them ends
-    meanwhile. For each item, `ids` receives the id of the new job, or of the job that has the item's key.
+    Within one batch, two transactions that enqueue the same keys do not deadlock. For each item, `ids` receives the id
+    of the new job, or of the job that has the item's key.
     """
     jobs = _unique_jobs(session, models, values, rule.policy, gates_of)
     with savepoint(session, models.Job):
@@ -193,7 +196,7 @@ def _overtake(jobs: UniqueJobs, keys: Iterable[str]) -> None:
 
 
 def _write_all(session: Session, enqueues: Sequence[Later | _Overtaken]) -> None:
-    """Write the last enqueue of each key, in the order of the keys, so that two transactions hardly deadlock."""
+    """Write the last enqueue of each key, in the order of the keys, so that two transactions do not deadlock."""
     last: dict[tuple[str, str], Later] = {}
     for one in enqueues:
         if isinstance(one, _Overtaken):
@@ -213,7 +216,12 @@ def _write(session: Session, group: Sequence[Later]) -> None:
     """Write enqueues with the same values, whose keys are sorted."""
     first = group[0]
     jobs = _unique_jobs(session, first.models, first.values, first.policy, first.gates_of)
-    stored = _store(jobs, first.policy, {str(one.key): one.args for one in group})
+    args, stored = {str(one.key): one.args for one in group}, _Stored({}, {})
+    # one statement that replaces takes all keys in their order; the others take one key after the other
+    for part in [args] if first.policy.replaces else [{key: one} for key, one in args.items()]:
+        inserted, found = _store(jobs, first.policy, part)
+        stored.inserted.update(inserted)
+        stored.found.update(found)
     _read_again(jobs, stored.found)
     first.inserted(session, len(stored.inserted))
 
@@ -222,7 +230,7 @@ def _add_batch(jobs: UniqueJobs, policy: Unique, batch: list[Keyed], ids: list[i
     keyed = [(key, args) for key, args in batch if key is not None]
     order = keyed if policy.replaces else reversed(keyed)  # the dict keeps the last entry for each key
     chosen = dict(sorted(dict(order).items()))
-    stored = _store(jobs, policy, chosen)
+    stored = _store_in_order(jobs, policy, chosen)
     _overtake(jobs, chosen)
     if policy.on_conflict == "raise" and len(chosen) < len(keyed):
         key = Counter(key for key, _ in keyed).most_common(1)[0][0]
@@ -249,13 +257,28 @@ class _Stored(NamedTuple):
     """The jobs that had their keys before: replaced, or unchanged."""
 
 
-def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
+class _Again(Exception):
+    """Raised to roll back what was stored for some keys and begin again: it would now take a key out of order."""
+
+
+def _store_in_order(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
+    rounds = 0
+    while True:
+        with suppress(_Again), savepoint(jobs.session, jobs.statements.models.Job):
+            return _store(jobs, policy, args, rounds)
+        rounds += 1
+
+
+def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], rounds: int = 0) -> _Stored:
     """Insert a job for each free key in `args`, which maps sorted keys to arguments, and find those of the other keys.
 
-    Wait for other transactions that are taking a key or changing its job. Raises `JobExists` if the policy is to raise.
+    Wait for other transactions that are taking a key or changing its job. Raises `JobExists` if the policy is to raise,
+    and `_Again` if a job has ended meanwhile, whose key comes before others that are taken. `rounds` is how often.
     """
-    models, stored, rounds = jobs.statements.models, _Stored({}, {}), 0
+    models, stored, began = jobs.statements.models, _Stored({}, {}), rounds
     while missing := {key: args[key] for key in args if key not in stored.inserted and key not in stored.found}:
+        if rounds > began and len(args) > 1 and not policy.replaces:
+            raise _Again
         rounds += 1
         messages = set[str]()
         if not policy.replaces:

@@ -81,7 +81,7 @@ class Interlude:
             call()
 
 
-@pytest.mark.parametrize("name", ["replace"])
+@pytest.mark.parametrize("name", ["return", "raise", "replace"])
 def test_a_job_that_ends_between_two_statements_does_not_reverse_the_order_of_keys(racing: Engine, name: str) -> None:
     """Another session has taken its key, and waits for a key that this one has taken."""
     task = note.options(unique=POLICIES[name])
