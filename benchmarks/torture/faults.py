@@ -317,4 +317,4 @@ class Storm:
         )
         with Session(self.engine) as session:
             self.stepped_over.update(run_id for run_id in session.scalars(running) if run_id is not None)
-        self._clock(patience="30 s")  # nothing is stalled, and a connection that was cut may hold a lock for a while
+        self._clock(patience="90 s")  # a process that a job has left behind may hold a lock for as long as it lives
