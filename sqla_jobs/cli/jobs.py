@@ -8,8 +8,8 @@ import click
 
 from sqla_jobs.actions import signals
 from sqla_jobs.cli.application import actor_option, changing, on_application
-from sqla_jobs.cli.durations import duration
 from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
+from sqla_jobs.cli.option_types import duration
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID
 from sqla_jobs.errors import JobsError

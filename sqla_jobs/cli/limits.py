@@ -12,8 +12,8 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions import pausing
 from sqla_jobs.actions.limits import UNSET, Target
 from sqla_jobs.cli.application import actor_option, changing, on_application
-from sqla_jobs.cli.durations import moment
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.option_types import moment
 from sqla_jobs.cli.output import as_json, print_json, print_table, shown, till
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError

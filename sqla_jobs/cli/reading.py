@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from sqla_jobs.actions.selection import by_server
 from sqla_jobs.cli.application import on_application
-from sqla_jobs.cli.durations import moment
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.option_types import moment
 from sqla_jobs.cli.output import (
     as_json,
     console,

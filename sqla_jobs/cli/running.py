@@ -12,7 +12,7 @@ from typing import Any, Literal
 import click
 from click.core import ParameterSource
 
-from sqla_jobs.cli import durations
+from sqla_jobs.cli import option_types
 from sqla_jobs.cli.naming import (
     ApplicationCommand,
     application_options,
@@ -94,7 +94,7 @@ def _setting(name: str, about: str) -> Callable[[Any], Any]:
 @click.option(
     "--retention",
     metavar="succeeded=7d,failed=never,audit=90d",
-    type=durations.retention,
+    type=option_types.retention,
     default="",
     help="How long to keep rows. Defaults: ended jobs 7d, failed ones 30d, lines of the audit log 365d, ticks 30d.",
 )

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cli.application import actor_option, changing, on_application
-from sqla_jobs.cli.durations import json_object
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.option_types import json_object
 from sqla_jobs.cli.output import as_json, console, plain_json, print_json, print_table, shown
 from sqla_jobs.clock import sync_schedules
 from sqla_jobs.errors import JobsError

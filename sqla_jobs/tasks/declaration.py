@@ -320,8 +320,8 @@ def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
     """Return the data that jobs store about their `on_failure` task: enough to enqueue that task in SQL."""
     declaration = getattr(task, "_declaration", None)
     argument = _argument_for_an_id(declaration, job_class) if isinstance(declaration, Declaration) else None
-    is_task = argument is not None and hasattr(task, "options") and task._models.Job is job_class
-    if declaration is None or argument is None or not is_task or declaration.unique is not None:
+    fits = argument is not None and hasattr(task, "options") and task._models.Job is job_class
+    if declaration is None or not fits or declaration.unique is not None:
         raise DeclarationError(
             f"{name}: on_failure must be a task of the same jobs, without options(…) and without unique=, that takes "
             f"one argument, the id of the failed job, such as def tell(job_id: int); got {task!r:.80}"

@@ -262,6 +262,7 @@ class _Again(Exception):
 
 
 def _store_in_order(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
+    """Call `_store`, in a savepoint that is rolled back when it has to begin again."""
     rounds = 0
     while True:
         with suppress(_Again), savepoint(jobs.session, jobs.statements.models.Job):
@@ -273,7 +274,8 @@ def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str], rounds: in
     """Insert a job for each free key in `args`, which maps sorted keys to arguments, and find those of the other keys.
 
     Wait for other transactions that are taking a key or changing its job. Raises `JobExists` if the policy is to raise,
-    and `_Again` if a job has ended meanwhile, whose key comes before others that are taken. `rounds` is how often.
+    and `_Again` if a job has ended meanwhile, whose key comes before others that are taken. `rounds` is the number of
+    earlier tries.
     """
     models, stored, began = jobs.statements.models, _Stored({}, {}), rounds
     while missing := {key: args[key] for key in args if key not in stored.inserted and key not in stored.found}:
